@@ -1,0 +1,1 @@
+"""Recipes that ship with stackc; `stackc run NAME` finds them anywhere."""

@@ -1,0 +1,1 @@
+"""Composable compression-stacking for neural networks."""

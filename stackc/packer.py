@@ -1,0 +1,51 @@
+"""`Packer`: an exact map from one plane to bytes."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from stackc.spec import PlaneSpec
+from stackc.transform import StageMeta
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Packer(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown_fields=True):
+    """Base class of packers: a frozen value whose fields are its whole configuration.
+
+    A packer never loses anything: ``unpack(pack(x, spec), spec)`` has the bits of ``x``, NaN payloads and signed zeros
+    included.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    @abc.abstractmethod
+    def refusal(self, spec: PlaneSpec) -> str | None:
+        """Why this packer cannot take a plane with this spec, or None if it can."""
+
+    @abc.abstractmethod
+    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
+        """Bytes of a plane; deterministic."""
+
+    @abc.abstractmethod
+    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
+        """The plane again. Never allocates more than a small multiple of ``spec.nbytes``.
+
+        Raises
+        ------
+        ArtifactError
+            If the bytes are damaged so that they cannot be a plane with this spec.
+        """
+
+    def accepts(self, spec: PlaneSpec) -> bool:
+        """Whether this packer can take a plane with this spec."""
+        return self.refusal(spec) is None
+
+    def side_bytes(self, data: bytes, spec: PlaneSpec) -> int:
+        """How many of the packed bytes are tables and headers rather than coded values."""
+        return 0

@@ -1,0 +1,56 @@
+"""Tensors to little-endian bytes and back, for packers."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from stackc.errors import ArtifactError
+from stackc.lazy import numpy, torch
+from stackc.spec import PlaneSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+def to_bytes(x: Tensor) -> bytes:
+    """Elements in C order, little-endian, as torch stores them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> to_bytes(torch.tensor([1, -1], dtype=torch.int16)).hex()
+    '0100ffff'
+    """
+    flat = x.detach().contiguous().reshape(-1)
+    array = flat.view(torch.uint8).numpy() if flat.numel() else numpy.zeros(0, numpy.uint8)
+    if sys.byteorder == "big":
+        array = array.reshape(-1, x.element_size())[:, ::-1]
+    return array.tobytes()
+
+
+def from_bytes(data: bytes | memoryview, spec: PlaneSpec) -> Tensor:
+    """Inverse of `to_bytes`.
+
+    Raises
+    ------
+    ArtifactError
+        If there are more or fewer bytes than the spec needs.
+    """
+    if len(data) != spec.nbytes:
+        raise ArtifactError(f"a plane of {spec} needs {spec.nbytes} bytes, the file holds {len(data)}")
+    array = numpy.frombuffer(data, numpy.uint8)
+    if sys.byteorder == "big":
+        array = array.reshape(-1, spec.item_bytes)[:, ::-1].reshape(-1)
+    return from_array(array.copy(), spec)
+
+
+def from_array(array: np.ndarray, spec: PlaneSpec) -> Tensor:
+    """View a writable uint8 array as a plane; bool planes must hold 0 and 1 only."""
+    if spec.dtype == "bool" and array.size and int(array.max()) > 1:
+        raise ArtifactError("a mask holds a byte other than 0 and 1")
+    dtype = getattr(torch, spec.dtype)
+    if not spec.numel:
+        return torch.empty(spec.shape, dtype=dtype)
+    return torch.from_numpy(array).view(dtype).reshape(spec.shape)

@@ -1,0 +1,213 @@
+"""The stack: the tree of transforms, ending in packers, that one tensor is stored with.
+
+Planes are addressed by their path from the root: ``""`` is the tensor itself, ``"values/scores"`` the scores that a
+transform made of the values that another one made of the tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from stackc.errors import ArtifactError, SpecError, StackcError, TensorError
+from stackc.packer import Packer
+from stackc.registry import find_format
+from stackc.spec import PlaneSpec
+from stackc.transform import Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MAX_DEPTH = 32
+
+
+class Leaf(NamedTuple):
+    """The end of a path: the packer that stores this plane."""
+
+    packer: Packer
+
+
+class Branch(NamedTuple):
+    """A plane that a transform splits; the children are in the order of the transform's plan."""
+
+    transform: Transform
+    planes: dict[str, Stack]
+
+
+Stack = Leaf | Branch
+
+
+class PlannedPlane(NamedTuple):
+    """One stored plane of a stack: where it is, what it looks like, who packs it, and whether it is side information."""
+
+    path: str
+    spec: PlaneSpec
+    packer: Packer
+    side: bool
+
+
+def join(path: str, plane: str) -> str:
+    """Path of a plane that a transform makes of the plane at ``path``."""
+    return f"{path}/{plane}" if path else plane
+
+
+def stored_planes(stack: Stack, spec: PlaneSpec) -> list[PlannedPlane]:
+    """The planes at the leaves, in the order in which their bytes are stored.
+
+    Parameters
+    ----------
+    stack : Stack
+        Tree of settled transforms and packers.
+    spec : PlaneSpec
+        Spec of the tensor at the root.
+
+    Raises
+    ------
+    SpecError
+        If a transform or packer in the tree does not take its plane.
+    """
+    return list(_walk(stack, spec, "", False))
+
+
+def _walk(stack: Stack, spec: PlaneSpec, path: str, side: bool) -> Iterator[PlannedPlane]:
+    if isinstance(stack, Leaf):
+        reason = stack.packer.refusal(spec)
+        if reason is not None:
+            raise SpecError(f"{stack.packer.name} does not take {path or 'the tensor'}: {reason}")
+        yield PlannedPlane(path, spec, stack.packer, side)
+        return
+    specs = stack.transform.plan(spec)
+    if list(specs) != list(stack.planes):
+        raise SpecError(f"{stack.transform.name} makes the planes {list(specs)}, but the stack stores {list(stack.planes)}")
+    for plane, child in stack.planes.items():
+        yield from _walk(child, specs[plane], join(path, plane), side or plane in stack.transform.side)
+
+
+def decode(stack: Stack, spec: PlaneSpec, plane_at: Callable[[str, PlaneSpec, Packer], Tensor], path: str = "") -> Tensor:
+    """Evaluate the tree from its leaves to the tensor.
+
+    Parameters
+    ----------
+    stack : Stack
+        Tree of settled transforms and packers.
+    spec : PlaneSpec
+        Spec of the plane at the root.
+    plane_at : callable
+        Gives the tensor of the leaf at a path; called once per leaf, in stored order.
+    path : str
+        Path of the root, for error messages and for ``plane_at``.
+
+    Returns
+    -------
+    Tensor
+        The decoded tensor, with the shape and dtype of ``spec``; differentiable where the leaves are.
+    """
+    if isinstance(stack, Leaf):
+        return plane_at(path, spec, stack.packer)
+    specs = stack.transform.plan(spec)
+    planes = {plane: decode(child, specs[plane], plane_at, join(path, plane)) for plane, child in stack.planes.items()}
+    return stack.transform.decode(planes, spec)
+
+
+def encode_plane(
+    transform: Transform, x: Tensor, spec: PlaneSpec, weights: Tensor | None = None
+) -> dict[str, tuple[PlaneSpec, Tensor]]:
+    """Encode one plane and hold the result against the plan.
+
+    Raises
+    ------
+    TensorError
+        If the transform refuses the data, or made something else than it planned.
+    """
+    specs = transform.plan(spec)
+    planes = transform.encode(x, weights)
+    if list(planes) != list(specs):
+        raise TensorError(f"{transform.name} planned the planes {list(specs)} but made {list(planes)}; this is a bug in it")
+    for plane, planned in specs.items():
+        difference = planned.mismatch(planes[plane])
+        if difference is not None:
+            raise TensorError(f"{transform.name} broke its plan for {plane}: {difference}; this is a bug in it")
+    return {plane: (specs[plane], planes[plane]) for plane in specs}
+
+
+def to_wire(stack: Stack) -> list[Any]:
+    """The tree as plain lists, for the manifest: ``[name, version, config]`` and, for a branch, its children in order."""
+    stage: Transform | Packer = stack.packer if isinstance(stack, Leaf) else stack.transform
+    wire: list[Any] = [stage.name, stage.version, msgspec.to_builtins(stage)]
+    if isinstance(stack, Branch):
+        wire.append([to_wire(child) for child in stack.planes.values()])
+    return wire
+
+
+def from_wire(wire: Any, spec: PlaneSpec, depth: int = 0) -> Stack:
+    """Inverse of `to_wire`; the names of the children come from the plan.
+
+    Raises
+    ------
+    ArtifactError
+        If the lists do not describe a legal stack for this spec.
+    DependencyError
+        If a stage that it needs is not installed.
+    """
+    if depth > _MAX_DEPTH:
+        raise ArtifactError(f"a stack in the file is nested deeper than {_MAX_DEPTH} stages")
+    try:
+        name, version, config, *children = wire
+        stage = msgspec.convert(config, find_format(str(name), int(version)))
+        if isinstance(stage, Packer):
+            if children:
+                raise ArtifactError(f"the packer {name} has planes below it")
+            return Leaf(stage)
+        specs = stage.plan(spec)
+        nodes = children[0]
+        if len(nodes) != len(specs):
+            raise ArtifactError(f"{name} makes {len(specs)} planes, the file lists {len(nodes)}")
+        return Branch(
+            stage,
+            {plane: from_wire(node, specs[plane], depth + 1) for plane, node in zip(specs, nodes, strict=True)},
+        )
+    except (ValueError, TypeError, IndexError, OverflowError, SpecError, msgspec.ValidationError) as error:
+        raise ArtifactError(f"the file describes a stack that does not fit {spec}: {error}") from error
+
+
+def replace(stack: Stack, path: str, node: Stack) -> Stack:
+    """The same tree with another node at a path.
+
+    Examples
+    --------
+    >>> from stackc.registry import find
+    >>> raw, zstd = Leaf(find("raw").stage()), Leaf(find("zstd").stage())
+    >>> replace(raw, "", zstd) == zstd
+    True
+    """
+    if not path:
+        return node
+    if isinstance(stack, Leaf):
+        raise StackcError(f"the stack has no plane {path!r}")
+    head, _, rest = path.partition("/")
+    return Branch(stack.transform, {**stack.planes, head: replace(stack.planes[head], rest, node)})
+
+
+def describe(stack: Stack) -> str:
+    """One line for people: ``prune(values: seed(...), mask: raw)``."""
+    if isinstance(stack, Leaf):
+        return stack.packer.name
+    inner = ", ".join(f"{plane}: {describe(child)}" for plane, child in stack.planes.items())
+    return f"{stack.transform.name}({inner})"
+
+
+def leaf_count(stack: Stack) -> int:
+    """Number of stored planes."""
+    return 1 if isinstance(stack, Leaf) else sum(leaf_count(child) for child in stack.planes.values())
+
+
+def leaf_packers(stack: Stack, path: str = "") -> Mapping[str, Packer]:
+    """Packer of every leaf by path."""
+    if isinstance(stack, Leaf):
+        return {path: stack.packer}
+    packers: dict[str, Packer] = {}
+    for plane, child in stack.planes.items():
+        packers.update(leaf_packers(child, join(path, plane)))
+    return packers

@@ -1,0 +1,137 @@
+"""`Transform`: an invertible map from one plane to named planes."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+import msgspec
+
+from stackc.errors import TensorError
+from stackc.lazy import torch
+from stackc.spec import PlaneSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StageMeta(msgspec.StructMeta, abc.ABCMeta):
+    """Metaclass of transforms and packers: a msgspec struct that may be abstract."""
+
+
+class Weighted(NamedTuple):
+    """A plane with the importance of each of its rows (None: all rows count the same)."""
+
+    plane: Tensor
+    weights: Tensor | None = None
+
+
+class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown_fields=True):
+    """Base class of transforms: a frozen value whose fields are its whole configuration.
+
+    A subclass names its format (``name``, ``version``), says whether it is exact (``lossless``) and which of its planes
+    are side information (``side``), and implements `plan`, `encode` and `decode`. The rest has defaults.
+
+    A transform whose result depends on data beyond one plane, or whose planes have shapes that only the data decides,
+    is *unsettled*: `settle` looks at all matched planes and returns one settled transform for each. The artifact stores
+    settled transforms only.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    lossless: ClassVar[bool] = False
+    side: ClassVar[frozenset[str]] = frozenset()
+
+    @abc.abstractmethod
+    def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
+        """Specs of the planes that `encode` makes of a plane with this spec; reads no data.
+
+        For an unsettled transform these are upper bounds.
+
+        Raises
+        ------
+        SpecError
+            If the transform does not take such a plane; the message says what would fit.
+        """
+
+    @abc.abstractmethod
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Split a plane into the planes of `plan`; deterministic, and ``x`` is left as it was.
+
+        Parameters
+        ----------
+        x : Tensor
+            A plane with a spec that `plan` accepts.
+        weights : Tensor, optional
+            Importance of each row of ``x`` in the squared error, shape ``(x.shape[0],)``, not negative.
+
+        Raises
+        ------
+        TensorError
+            If the transform is lossy and ``x`` holds NaN or infinity.
+        """
+
+    @abc.abstractmethod
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        """Rebuild the plane with this spec: pure torch, differentiable in every real plane."""
+
+    def fake(self, x: Tensor) -> Tensor:
+        """Straight-through round trip for training: forward as stored, gradient as identity."""
+        spec = PlaneSpec.of(x)
+        with torch.no_grad():
+            change = self.decode(self.encode(x.detach()), spec) - x
+        return x + change
+
+    def rate(self, planes: Mapping[str, Tensor]) -> Tensor | None:
+        """Differentiable estimate of the bits of these planes, for training; never reported as a size."""
+        return None
+
+    def error_bound(self, x: Tensor) -> float:
+        """Upper bound on the Frobenius norm of ``x - decode(encode(x))``, in units of ``x``; 0 if lossless.
+
+        Subclasses that lose something override it; infinity claims nothing.
+        """
+        return 0.0 if self.lossless else float("inf")
+
+    @property
+    def settled(self) -> bool:
+        """Whether `encode` can run without a look at the other planes."""
+        return True
+
+    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
+        """Choose one settled transform for each plane; ``planes`` may be walked several times and loads lazily."""
+        return dict.fromkeys(planes, self)
+
+    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Row weights of the encoded planes, for those planes whose rows are rows of the input."""
+        return {}
+
+
+def require_finite(x: Tensor) -> None:
+    """Refuse a plane with NaN or infinity.
+
+    Raises
+    ------
+    TensorError
+        With the number of such values and the flat position of the first.
+
+    Examples
+    --------
+    >>> import torch
+    >>> require_finite(torch.tensor([1.0, float("nan")]))
+    Traceback (most recent call last):
+        ...
+    stackc.errors.TensorError: 1 of 2 values is NaN or infinite (first at flat position 1); repair the weights, or store this tensor with a lossless packer alone
+    """
+    if not x.is_floating_point():
+        return
+    bad = ~torch.isfinite(x.detach())
+    count = int(bad.sum())
+    if count:
+        first = int(bad.reshape(-1).to(torch.uint8).argmax())
+        verb = "is" if count == 1 else "are"
+        raise TensorError(
+            f"{count} of {x.numel()} values {verb} NaN or infinite (first at flat position {first}); "
+            "repair the weights, or store this tensor with a lossless packer alone"
+        )
