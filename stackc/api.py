@@ -1,0 +1,111 @@
+"""The Python interface, of the same shape as the command line."""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stackc.artifact.reader import Artifact
+from stackc.errors import OutputError
+from stackc.progress import Progress
+from stackc.recipe.parse import recipe_from
+from stackc.recipe.recipe import Recipe
+from stackc.report import Report
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def compress(
+    model: str | nn.Module,
+    recipe: Recipe | str | Path | dict[str, Any],
+    path: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    evaluate: bool = True,
+    progress: Progress | None = None,
+) -> tuple[Artifact, Report]:
+    """Compress a model.
+
+    Parameters
+    ----------
+    model : str or nn.Module
+        A module, or anything that ``stackc run --model`` takes.
+    recipe : Recipe, str, Path or dict
+        A recipe, its file, the name of one that ships with stackc, or its plain content.
+    path : path, optional
+        Where the file goes. Without it the file is temporary and lives as long as the returned artifact.
+    overwrite : bool
+        Whether an existing file may be replaced.
+    evaluate : bool
+        Whether to run the recipe's task.
+    progress : Progress, optional
+        Told what is going on.
+
+    Returns
+    -------
+    Artifact, Report
+        The opened file, and what every stage saved and cost.
+
+    Raises
+    ------
+    StackcError
+        In one sentence.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> artifact, report = compress(nn.Linear(64, 64), {"stages": ["int8", "zstd"]})
+    >>> artifact["weight"].shape, report.file.bytes == artifact.file_bytes
+    (torch.Size([64, 64]), True)
+    """
+    from stackc.pipeline import compress_to_file
+    from stackc.reference import open_reference
+
+    if path is None:
+        folder = tempfile.TemporaryDirectory(prefix="stackc-")  # noqa: SIM115 - cleaned up with the artifact
+        target = Path(folder.name) / "model.stackc"
+    else:
+        folder, target = None, Path(path)
+        if target.exists() and not overwrite:
+            raise OutputError(f"{target} exists already; choose another path, or say overwrite=True")
+    recipe = recipe_from(recipe)
+    result = compress_to_file(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
+    artifact = Artifact(result.path)
+    if folder is not None:
+        weakref.finalize(artifact, folder.cleanup)
+    return artifact, result.report
+
+
+def open(path: str | Path, *, max_bytes: int | None = None) -> Artifact:  # noqa: A001 - the name zarr, gzip and PIL use
+    """Open a ``.stackc`` file as a mapping from names to tensors; each is decoded when it is asked for.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    max_bytes : int, optional
+        Refuse a file whose tensors would take more than this.
+
+    Raises
+    ------
+    ArtifactError
+        If it is no artifact, or is damaged.
+    """
+    return Artifact(path, max_bytes=max_bytes)
+
+
+def load(path: str | Path) -> nn.Module:
+    """The model in a ``.stackc`` file, in evaluation mode; needs neither the reference nor data nor the network.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is damaged.
+    ModelError
+        If it holds tensors without an architecture.
+    """
+    with Artifact(path) as artifact:
+        return artifact.build()

@@ -1,0 +1,157 @@
+"""The bytes around the planes: header, compressed manifest, payload in checked blocks. See ``docs/format.md``.
+
+======  =====  ==============================================================
+offset  bytes  content
+======  =====  ==============================================================
+0       7      magic ``93 53 54 41 43 4B 43`` (``\\x93STACKC``)
+7       1      format version, 1
+8       4      C, bytes of the compressed manifest, unsigned little-endian
+12      4      M, bytes of the manifest, unsigned little-endian
+16      4      CRC-32 of bytes 0 to 15 and of the compressed manifest
+20      C      the manifest, MessagePack in one zstd frame
+20 + C  ...    payload: planes end to end, then bundled files, to the file's end
+======  =====  ==============================================================
+
+The manifest holds the CRC-32 of every payload block of 64 KiB, so everything in the file is covered by a checksum and one
+tensor can still be read and checked without the others.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import zstandard
+
+from stackc.errors import ArtifactError
+
+MAGIC = b"\x93STACKC"
+FORMAT_VERSION = 1
+BLOCK_BYTES = 1 << 16
+#: A manifest may not be larger than this, compressed or not.
+MAX_MANIFEST_BYTES = 64 << 20
+
+_LENGTHS = struct.Struct("<II")
+_CRC = struct.Struct("<I")
+HEADER_BYTES = len(MAGIC) + 1 + _LENGTHS.size + _CRC.size
+
+
+def frame_manifest(manifest: bytes) -> bytes:
+    """Header and compressed manifest: the start of the file."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        19, source_size=len(manifest), write_content_size=False, write_checksum=False, write_dict_id=False
+    )
+    compressed = zstandard.ZstdCompressor(compression_params=parameters).compress(manifest)
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"the manifest takes {len(manifest)} bytes, more than {MAX_MANIFEST_BYTES}: too many tensors")
+    start = MAGIC + bytes([FORMAT_VERSION]) + _LENGTHS.pack(len(compressed), len(manifest))
+    return start + _CRC.pack(zlib.crc32(compressed, zlib.crc32(start))) + compressed
+
+
+def read_manifest(file: BinaryIO, name: str) -> tuple[bytes, int]:
+    """Manifest bytes and the offset of the payload.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is no artifact, of a newer format, truncated or damaged.
+    """
+    header = file.read(HEADER_BYTES)
+    if header[: len(MAGIC)] != MAGIC[: len(header)] or not header:
+        raise ArtifactError(f"{name} is not a stackc artifact: it does not start with the magic bytes")
+    if len(header) < HEADER_BYTES:
+        raise ArtifactError(f"{name} is truncated: it ends inside the header, after {len(header)} bytes")
+    version = header[len(MAGIC)]
+    compressed_bytes, manifest_bytes = _LENGTHS.unpack_from(header, len(MAGIC) + 1)
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{name} has format version {version}, this release reads version {FORMAT_VERSION}; "
+            "it is damaged or needs a newer stackc"
+        )
+    if max(compressed_bytes, manifest_bytes) > MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"{name} is damaged: its header announces a manifest of {max(compressed_bytes, manifest_bytes)} bytes")
+    available = os.fstat(file.fileno()).st_size - HEADER_BYTES
+    if compressed_bytes > available:
+        raise ArtifactError(f"{name} is truncated or damaged: its manifest needs {compressed_bytes} bytes, {available} follow")
+    compressed = file.read(compressed_bytes)
+    start = header[: HEADER_BYTES - _CRC.size]
+    if zlib.crc32(compressed, zlib.crc32(start)) != _CRC.unpack_from(header, HEADER_BYTES - _CRC.size)[0]:
+        raise ArtifactError(f"{name} is damaged: the checksum of its header and manifest does not match")
+    try:
+        manifest = zstandard.ZstdDecompressor().decompress(compressed, max_output_size=manifest_bytes, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ArtifactError(f"{name} is damaged: its manifest does not decompress ({error})") from error
+    if len(manifest) != manifest_bytes:
+        raise ArtifactError(f"{name} is damaged: its manifest has {len(manifest)} bytes, the header says {manifest_bytes}")
+    return manifest, HEADER_BYTES + compressed_bytes
+
+
+class BlockChecksums:
+    """CRC-32 of every block of a payload that is written piece by piece."""
+
+    def __init__(self) -> None:
+        self._done: list[int] = []
+        self._crc = 0
+        self._filled = 0
+
+    def update(self, data: bytes) -> None:
+        """Take the next piece."""
+        view = memoryview(data)
+        while view:
+            piece = view[: BLOCK_BYTES - self._filled]
+            self._crc = zlib.crc32(piece, self._crc)
+            self._filled += len(piece)
+            view = view[len(piece) :]
+            if self._filled == BLOCK_BYTES:
+                self._done.append(self._crc)
+                self._crc = self._filled = 0
+
+    def digest(self) -> bytes:
+        """All checksums so far, four little-endian bytes each; the last block may be short."""
+        blocks = [*self._done, self._crc] if self._filled else self._done
+        return b"".join(_CRC.pack(crc) for crc in blocks)
+
+
+class CheckedPayload:
+    """Random access to a payload: every block is checked when it is first read. Safe to use from several threads."""
+
+    def __init__(self, file: BinaryIO, offset: int, length: int, checksums: bytes, path: Path) -> None:
+        self._file = file
+        self._offset = offset
+        self._length = length
+        self._name = path.name
+        blocks = -(-length // BLOCK_BYTES)
+        if len(checksums) != blocks * _CRC.size:
+            raise ArtifactError(f"{self._name} is damaged: it has {len(checksums)} bytes of checksums for {blocks} blocks")
+        self._checksums = checksums
+
+    def read(self, start: int, length: int) -> bytes:
+        """Bytes ``start`` to ``start + length`` of the payload.
+
+        Raises
+        ------
+        ArtifactError
+            If a block that holds them is damaged, or the file has become shorter.
+        """
+        if not length:
+            return b""
+        if start < 0 or start + length > self._length:
+            raise ArtifactError(f"{self._name} is damaged: a plane lies outside the payload of {self._length} bytes")
+        first = start // BLOCK_BYTES
+        begin = first * BLOCK_BYTES
+        end = min(-(-(start + length) // BLOCK_BYTES) * BLOCK_BYTES, self._length)
+        data = os.pread(self._file.fileno(), end - begin, self._offset + begin)
+        if len(data) != end - begin:
+            raise ArtifactError(f"{self._name} is truncated: {end - begin - len(data)} bytes are missing")
+        view = memoryview(data)
+        for index, at in enumerate(range(0, len(data), BLOCK_BYTES), start=first):
+            if zlib.crc32(view[at : at + BLOCK_BYTES]) != _CRC.unpack_from(self._checksums, index * _CRC.size)[0]:
+                low = self._offset + index * BLOCK_BYTES
+                raise ArtifactError(
+                    f"{self._name} is damaged between bytes {low} and {low + BLOCK_BYTES}: the checksum of this block does "
+                    "not match; restore the file from a copy"
+                )
+        return data[start - begin : start - begin + length]

@@ -1,0 +1,119 @@
+"""What an artifact says about itself: the model, its tensors and their stacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from stackc.errors import ArtifactError
+from stackc.spec import ITEM_BYTES, PlaneSpec
+
+#: Position in this list is the number of a dtype in the manifest; append only.
+DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+assert set(DTYPES) == set(ITEM_BYTES)  # noqa: S101 - a dtype without a number could not be stored
+
+KINDS = ("transformers", "safetensors", "module")
+
+
+class TensorEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One distinct tensor.
+
+    Parameters
+    ----------
+    stack : int
+        Number of its stack in the manifest's table.
+    dtype : int
+        Number in `DTYPES`.
+    shape : list of int
+        Length of every axis.
+    lengths : list of int
+        Bytes of each stored plane, in the order of the stack's leaves.
+    """
+
+    stack: int
+    dtype: int
+    shape: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def spec(self) -> PlaneSpec:
+        """Spec of the decoded tensor."""
+        if not 0 <= self.dtype < len(DTYPES):
+            raise ArtifactError(f"the manifest names dtype number {self.dtype}, which is not known")
+        dtype = DTYPES[self.dtype]
+        return PlaneSpec(self.shape, dtype, 0, 1) if dtype == "bool" else PlaneSpec(self.shape, dtype)
+
+
+class Manifest(msgspec.Struct, frozen=True, array_like=True):
+    """The manifest; see ``docs/format.md`` for the meaning of every field.
+
+    Parameters
+    ----------
+    kind : int
+        Number in `KINDS`.
+    config : dict or None
+        Hugging Face configuration of the model, as in its ``config.json``.
+    stacks : list
+        Table of stacks, as `stackc.stack.to_wire` writes them.
+    names : list of str
+        Name of each tensor.
+    tensors : list of TensorEntry
+        In the order of ``names`` and of the payload.
+    ties : dict
+        Number of the tensor that a further name stands for.
+    bundle : dict
+        ``{file name: (compressed bytes, bytes)}`` of files that follow the planes, each one zstd frame.
+    checksums : bytes
+        CRC-32 of every 64 KiB of the payload.
+    """
+
+    kind: int
+    config: dict[str, Any] | None
+    stacks: list[Any]
+    names: list[str]
+    tensors: list[TensorEntry]
+    ties: dict[str, int]
+    bundle: dict[str, tuple[int, int]]
+    checksums: bytes
+
+    def encode(self) -> bytes:
+        """MessagePack form."""
+        return msgspec.msgpack.encode(self)
+
+
+def decode_manifest(data: bytes, name: str) -> Manifest:
+    """Parse and cross-check a manifest.
+
+    Raises
+    ------
+    ArtifactError
+        If it does not have the form of one.
+    """
+    try:
+        manifest = msgspec.msgpack.decode(data, type=Manifest)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{name} is damaged: its manifest does not parse ({error})") from error
+    problem = _problem(manifest)
+    if problem:
+        raise ArtifactError(f"{name} is damaged: {problem}")
+    return manifest
+
+
+def _problem(manifest: Manifest) -> str | None:
+    count = len(manifest.tensors)
+    if not 0 <= manifest.kind < len(KINDS):
+        return f"its kind of model is number {manifest.kind}, which is not known"
+    if len(manifest.names) != count:
+        return f"it has {len(manifest.names)} names for {count} tensors"
+    if len({*manifest.names, *manifest.ties}) != count + len(manifest.ties):
+        return "a tensor name stands twice"
+    if any(not 0 <= index < count for index in manifest.ties.values()):
+        return "a tied name stands for a tensor that is not there"
+    if any(not 0 <= entry.stack < len(manifest.stacks) for entry in manifest.tensors):
+        return "a tensor has a stack that is not there"
+    if any(length < 0 for entry in manifest.tensors for length in (*entry.shape, *entry.lengths)):
+        return "a length is negative"
+    if any(min(sizes) < 0 for sizes in manifest.bundle.values()):
+        return "a bundled file has a negative length"
+    return None

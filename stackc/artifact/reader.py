@@ -1,0 +1,254 @@
+"""Read an artifact: any tensor by name, without the others, without the reference, data or network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import zstandard
+
+from stackc.artifact.container import CheckedPayload, read_manifest
+from stackc.artifact.manifest import KINDS, Manifest, TensorEntry, decode_manifest
+from stackc.errors import ArtifactError, SpecError
+from stackc.packer import Packer
+from stackc.spec import PlaneSpec
+from stackc.stack import PlannedPlane, Stack, decode, from_wire, stored_planes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: A file may decode to at most this many times its own size (plus a megabyte), unless the caller says otherwise.
+MAX_EXPANSION = 100_000
+
+
+class StoredPlane(NamedTuple):
+    """One plane in the file: its plan, its place in the payload and how many of its bytes are the packer's tables."""
+
+    planned: PlannedPlane
+    start: int
+    length: int
+
+
+class Artifact(Mapping[str, "Tensor"]):
+    """An opened ``.stackc`` file: a read-only mapping from tensor names, tied ones included, to decoded tensors.
+
+    Use `stackc.open`. The file is closed by `close` or at the end of a ``with`` block.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    max_bytes : int, optional
+        Refuse files whose tensors would take more than this; by default 100,000 times the file's size.
+
+    Raises
+    ------
+    ArtifactError
+        If it is no artifact, is damaged, or announces more than ``max_bytes``.
+    DependencyError
+        If it needs a stage that is not installed.
+    """
+
+    def __init__(self, path: str | Path, *, max_bytes: int | None = None) -> None:
+        self.path = Path(path)
+        try:
+            self._file = self.path.open("rb")
+        except OSError as error:
+            raise ArtifactError(f"{self.path} cannot be opened: {error.strerror}") from error
+        try:
+            self._open(max_bytes)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self, max_bytes: int | None) -> None:
+        data, offset = read_manifest(self._file, self.path.name)
+        self.manifest: Manifest = decode_manifest(data, self.path.name)
+        self.file_bytes = self.path.stat().st_size
+        self.container_bytes = offset
+        starts, length = self._layout()
+        if offset + length != self.file_bytes:
+            state = "truncated" if offset + length > self.file_bytes else "damaged"
+            raise ArtifactError(
+                f"{self.path.name} is {state}: it has {self.file_bytes} bytes, its manifest describes {offset + length}"
+            )
+        self._starts = starts
+        self._payload = CheckedPayload(self._file, offset, length, self.manifest.checksums, self.path)
+        self._index = {name: number for number, name in enumerate(self.manifest.names)} | self.manifest.ties
+        limit = MAX_EXPANSION * self.file_bytes + (1 << 20) if max_bytes is None else max_bytes
+        self.nbytes = sum(self._spec(entry).nbytes for entry in self.manifest.tensors)
+        if self.nbytes > limit:
+            raise ArtifactError(
+                f"{self.path.name} would decode to {self.nbytes} bytes, more than the limit of {limit}; "
+                "if you trust it, open it with a larger max_bytes"
+            )
+
+    def _layout(self) -> tuple[list[int], int]:
+        sizes = [sum(entry.lengths) for entry in self.manifest.tensors]
+        sizes += [compressed for compressed, _ in self.manifest.bundle.values()]
+        ends = list(accumulate(sizes, initial=0))
+        return ends[:-1], ends[-1]
+
+    def _spec(self, entry: TensorEntry) -> PlaneSpec:
+        try:
+            return entry.spec
+        except SpecError as error:
+            raise ArtifactError(f"{self.path.name} is damaged: {error}") from error
+
+    @property
+    def kind(self) -> str:
+        """What the reference was: ``transformers``, ``safetensors`` or ``module``."""
+        return KINDS[self.manifest.kind]
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """Hugging Face configuration of the model, if it has one."""
+        return self.manifest.config
+
+    @cached_property
+    def specs(self) -> dict[str, PlaneSpec]:
+        """Spec of each distinct tensor."""
+        return dict(zip(self.manifest.names, map(self._spec, self.manifest.tensors), strict=True))
+
+    @property
+    def ties(self) -> dict[str, str]:
+        """Further names: ``{other name: first name}``."""
+        return {other: self.manifest.names[number] for other, number in self.manifest.ties.items()}
+
+    def stack(self, name: str) -> Stack:
+        """The stack that a tensor is stored with."""
+        entry = self._entry(name)
+        return from_wire(self.manifest.stacks[entry.stack], self._spec(entry))
+
+    def planes(self, name: str) -> list[StoredPlane]:
+        """The stored planes of a tensor, in the order of their bytes."""
+        entry = self._entry(name)
+        try:
+            planned = stored_planes(self.stack(name), self._spec(entry))
+        except SpecError as error:
+            raise ArtifactError(f"{self.path.name} is damaged: tensor {name!r}: {error}") from error
+        if len(planned) != len(entry.lengths):
+            raise ArtifactError(
+                f"{self.path.name} is damaged: the stack of {name!r} has {len(planned)} planes, the file lists {len(entry.lengths)}"
+            )
+        starts = accumulate(entry.lengths, initial=self._starts[self._index[name]])
+        return [StoredPlane(*triple) for triple in zip(planned, starts, entry.lengths, strict=False)]
+
+    def plane_bytes(self, plane: StoredPlane) -> bytes:
+        """Packed bytes of a plane, checked."""
+        return self._payload.read(plane.start, plane.length)
+
+    def __getitem__(self, name: str) -> Tensor:
+        planes = {plane.planned.path: plane for plane in self.planes(name)}
+
+        def plane_at(path: str, spec: PlaneSpec, packer: Packer) -> Tensor:
+            plane = packer.unpack(self.plane_bytes(planes[path]), spec)
+            difference = spec.mismatch(plane)
+            if difference is not None:
+                raise ArtifactError(f"plane {path!r}: {difference}")
+            return plane
+
+        spec = self._spec(self._entry(name))
+        try:
+            tensor = decode(self.stack(name), spec, plane_at)
+            difference = spec.mismatch(tensor)
+        except (ArtifactError, SpecError, ValueError, RuntimeError, IndexError) as error:
+            # Checksums match, so the file was written like this: planes that contradict each other.
+            message = str(error).splitlines()[0]
+            raise ArtifactError(f"{self.path.name} is damaged: tensor {name!r} does not decode: {message}") from error
+        if difference is not None:
+            raise ArtifactError(f"{self.path.name} is damaged: tensor {name!r}: {difference}")
+        return tensor
+
+    def _entry(self, name: str) -> TensorEntry:
+        if name not in self._index:
+            from stackc.nearest import nearest
+
+            raise KeyError(f"{self.path.name} has no tensor {name!r}{nearest(name, self._index)}")
+        return self.manifest.tensors[self._index[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._index
+
+    @property
+    def bundled(self) -> dict[str, int]:
+        """Compressed bytes of each bundled file."""
+        return {name: compressed for name, (compressed, _) in self.manifest.bundle.items()}
+
+    def bundled_file(self, name: str) -> bytes:
+        """Content of a bundled file.
+
+        Raises
+        ------
+        ArtifactError
+            If it is damaged.
+        """
+        number = list(self.manifest.bundle).index(name)
+        compressed, size = self.manifest.bundle[name]
+        data = self._payload.read(self._starts[len(self.manifest.tensors) + number], compressed)
+        limit = MAX_EXPANSION * self.file_bytes
+        if size > limit:
+            raise ArtifactError(f"{self.path.name} is damaged: the bundled {name} would take {size} bytes")
+        try:
+            content = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise ArtifactError(f"{self.path.name} is damaged: the bundled {name} does not decompress ({error})") from error
+        if len(content) != size:
+            raise ArtifactError(f"{self.path.name} is damaged: the bundled {name} has {len(content)} bytes instead of {size}")
+        return content
+
+    def state_dict(self, workers: int | None = None) -> dict[str, Tensor]:
+        """All tensors, decoded in parallel; tied names share one tensor."""
+        from stackc.parallel import map_ordered
+
+        state = dict(zip(self.manifest.names, map_ordered(self.__getitem__, self.manifest.names, workers), strict=True))
+        for other, first in self.ties.items():
+            state[other] = state[first]
+        return state
+
+    def build(self) -> nn.Module:
+        """The model with the decoded weights, in evaluation mode.
+
+        Raises
+        ------
+        ModelError
+            If the file does not say which architecture it is for.
+        """
+        from stackc.errors import ModelError
+        from stackc.reference import build_transformers
+
+        if self.config is None:
+            raise ModelError(
+                f"{self.path.name} holds tensors without an architecture (its reference was a {self.kind}); "
+                "load its state_dict() into your own module, or decode it to safetensors"
+            )
+        return build_transformers(self.config, self.state_dict())
+
+    def tokenizer(self) -> Any | None:
+        """The bundled tokenizer, or None."""
+        from stackc.reference import tokenizer_from_files
+
+        return tokenizer_from_files({name: self.bundled_file(name) for name in self.bundled}) if self.bundled else None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<stackc artifact {self.path.name}: {len(self.manifest.tensors)} tensors, {self.file_bytes} bytes>"

@@ -1,0 +1,105 @@
+"""Judge an artifact by decoding it: weight error, decode time, and the task's score of the decoded model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from stackc.artifact.reader import Artifact
+from stackc.errors import ArtifactError
+from stackc.lazy import torch
+from stackc.parallel import map_ordered
+from stackc.planes import to_bytes
+from stackc.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stackc.reference import Reference
+
+
+class Decoded(NamedTuple):
+    """What decoding a file showed.
+
+    ``weight_error`` is the Frobenius norm of the difference over that of the reference, ``seconds`` the time spent in
+    decoding alone, summed over threads, ``digest`` identifies the decoded bits, ``state`` holds the tensors if asked for.
+    """
+
+    weight_error: float
+    seconds: float
+    digest: str
+    state: dict[str, Tensor] | None
+
+
+class _OneTensor(NamedTuple):
+    squared_error: float
+    squared_norm: float
+    seconds: float
+    digest: bytes
+    tensor: Tensor | None
+
+
+def decode_and_compare(path: Path, reference: Reference, progress: Progress, *, keep: bool) -> Decoded:
+    """Decode every tensor of a file and compare it with the reference's.
+
+    Parameters
+    ----------
+    path : Path
+        An artifact made from this reference.
+    reference : Reference
+        What it was made from.
+    progress : Progress
+        Told about every tensor.
+    keep : bool
+        Whether to return the tensors, for building a model; otherwise one at a time is in memory.
+
+    Raises
+    ------
+    ArtifactError
+        If the file does not decode, or an integer tensor comes back changed.
+    """
+    with Artifact(path) as artifact, progress.task(f"decode {path.name}", len(artifact.specs)) as advance:
+        names = list(artifact.specs)
+
+        def one(name: str) -> _OneTensor:
+            begin = time.perf_counter()
+            tensor = artifact[name]
+            seconds = time.perf_counter() - begin
+            digest = hashlib.blake2b(to_bytes(tensor), digest_size=16).digest()
+            error, norm = _squared_difference(reference.tensor(name), tensor, name)
+            return _OneTensor(error, norm, seconds, digest, tensor if keep else None)
+
+        results = []
+        for result in map_ordered(one, names):
+            results.append(result)
+            advance(1)
+        state = None
+        if keep:
+            state = {name: result.tensor for name, result in zip(names, results, strict=True) if result.tensor is not None}
+            state |= {other: state[first] for other, first in artifact.ties.items()}
+    norm = sum(result.squared_norm for result in results)
+    error = sum(result.squared_error for result in results)
+    return Decoded(
+        weight_error=math.sqrt(error / norm) if norm else 0.0,
+        seconds=sum(result.seconds for result in results),
+        digest=hashlib.blake2b(b"".join(result.digest for result in results), digest_size=16).hexdigest(),
+        state=state,
+    )
+
+
+def _squared_difference(original: Tensor, decoded: Tensor, name: str) -> tuple[float, float]:
+    if not original.is_floating_point():
+        if not torch.equal(original, decoded):
+            raise ArtifactError(f"tensor {name!r} holds integers and came back changed; this is a bug in a packer")
+        return 0.0, 0.0
+    x = original.double()
+    # A lossless stack keeps NaN and infinity; they count as equal here when the bits are.
+    finite = torch.isfinite(x)
+    difference = torch.where(finite, decoded.double() - x, torch.zeros_like(x))
+    x = torch.where(finite, x, torch.zeros_like(x))
+    return float(difference.square().sum()), float(x.square().sum())
+
+

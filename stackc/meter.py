@@ -1,0 +1,76 @@
+"""Resident memory while a piece of work runs, sampled from a background thread."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_INTERVAL_SECONDS = 0.01
+
+
+def resident_bytes() -> int:
+    """Memory that the process holds now; where the system does not say, the most that it has held so far."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            import resource
+
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
+class MemoryMeter:
+    """Peak resident memory per label; labels may be open in several threads at once.
+
+    Examples
+    --------
+    >>> with MemoryMeter() as meter:
+    ...     with meter.during("work"):
+    ...         block = bytearray(1 << 20)
+    >>> meter.peaks["work"] > 1 << 20
+    True
+    """
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self._open: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
+
+    def _sample_until_stopped(self) -> None:
+        while not self._stop.wait(_INTERVAL_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        now = resident_bytes()
+        with self._lock:
+            for label, count in self._open.items():
+                if count:
+                    self.peaks[label] = max(self.peaks.get(label, 0), now)
+
+    @contextmanager
+    def during(self, label: str) -> Iterator[None]:
+        """Count memory towards a label until the block ends."""
+        with self._lock:
+            self._open[label] = self._open.get(label, 0) + 1
+        self._sample()
+        try:
+            yield
+        finally:
+            self._sample()
+            with self._lock:
+                self._open[label] -= 1
+
+    def __enter__(self) -> MemoryMeter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()

@@ -1,0 +1,81 @@
+"""Globs over tensors and planes: ``"*.weight"``, ``"*/{basis,scores}"``, ``"!*LayerNorm*"``."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Iterable, Sequence
+
+_WILD = re.compile(r"[*?\[{]")
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """All alternatives of ``{a,b}`` groups; they may be nested.
+
+    Examples
+    --------
+    >>> expand_braces("*/{basis,scores}")
+    ['*/basis', '*/scores']
+    """
+    match = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [full for part in match[1].split(",") for full in expand_braces(before + part + after)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str] | None], ...]:
+    compiled = []
+    for alternative in expand_braces(pattern):
+        tensor, slash, plane = alternative.partition("/")
+        compiled.append(
+            (re.compile(fnmatch.translate(tensor)), re.compile(fnmatch.translate(plane)) if slash else None)
+        )
+    return tuple(compiled)
+
+
+def matches_one(pattern: str, tensor: str, path: str) -> bool:
+    """Whether one glob, without ``!``, matches the plane at ``path`` of a tensor.
+
+    The part behind the slash is held against the whole path and against its last name. Without a slash the glob
+    matches every plane of the tensor.
+
+    Examples
+    --------
+    >>> matches_one("*/scores", "a.weight", "values/scores"), matches_one("a.*", "a.weight", "values/scores")
+    (True, True)
+    >>> matches_one("*/scores", "a.weight", "")
+    False
+    """
+    name = path.rpartition("/")[2]
+    for tensor_glob, plane_glob in _compiled(pattern):
+        if tensor_glob.match(tensor) and (
+            plane_glob is None or (path and (plane_glob.match(path) or plane_glob.match(name)))
+        ):
+            return True
+    return False
+
+
+def matches(patterns: Sequence[str], tensors: Iterable[str], path: str) -> bool:
+    """Whether globs select the plane at ``path`` of a tensor with these (tied) names.
+
+    No pattern at all selects everything, and so do patterns that only exclude. A pattern with ``!`` wins over all others.
+
+    Examples
+    --------
+    >>> matches(["*.weight", "!*Norm*"], ["a.weight"], ""), matches(["*.weight", "!*Norm*"], ["Norm.weight"], "")
+    (True, False)
+    """
+    names = list(tensors)
+    include = [pattern for pattern in patterns if not pattern.startswith("!")]
+    exclude = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    if any(matches_one(pattern, name, path) for pattern in exclude for name in names):
+        return False
+    return not include or any(matches_one(pattern, name, path) for pattern in include for name in names)
+
+
+def is_literal(patterns: Sequence[str]) -> bool:
+    """Whether the patterns name planes one by one, without a wildcard."""
+    return bool(patterns) and not any(_WILD.search(pattern) or pattern.startswith("!") for pattern in patterns)

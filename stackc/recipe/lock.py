@@ -1,0 +1,123 @@
+"""The lock file: a recipe with every default and every automatic choice written out, versions and hashes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import yaml
+
+from stackc.errors import RecipeError
+from stackc.recipe.recipe import RECIPE_FORMAT, Lock, Recipe
+from stackc.transform import Transform
+
+#: Packages whose version can change a result.
+_PACKAGES = ("stackc", "torch", "numpy", "zstandard", "constriction", "transformers")
+
+_HEAD = "# Written by stackc: a recipe with nothing left to choose. Running it gives the same bytes.\n"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that compute results."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def stage_formats(recipe: Recipe) -> list[str]:
+    """``name@version`` of every stage."""
+    return [f"{stage.config.name}@{stage.config.version}" for stage in recipe.stages]
+
+
+def lock_document(
+    recipe: Recipe,
+    *,
+    task: Mapping[str, Any],
+    reference: str,
+    weights: Mapping[int, str],
+    choices: Mapping[int, Mapping[str, Transform]],
+    artifact: str,
+) -> str:
+    """The YAML text of a lock file.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What was run.
+    task : mapping
+        The task with all defaults.
+    reference : str
+        Fingerprint of the reference's weights.
+    weights : mapping
+        Fingerprint of the row weights by stage.
+    choices : mapping
+        Settled transforms by stage and plane.
+    artifact : str
+        SHA-256 of the file.
+    """
+    stages = []
+    for stage in recipe.stages:
+        entry: dict[str, Any] = {"use": stage.config.name}
+        if stage.on:
+            entry["on"] = list(stage.on)
+        if stage.weights is not None:
+            entry["weights"] = stage.weights
+        if stage.allow_empty:
+            entry["allow_empty"] = True
+        entry |= {key: value for key, value in msgspec.to_builtins(stage.config).items() if value is not None}
+        stages.append(entry)
+    lock = Lock(
+        versions=versions(),
+        reference=reference,
+        stages=stage_formats(recipe),
+        weights={str(stage): digest for stage, digest in weights.items()},
+        choices={
+            str(stage): {plane: msgspec.to_builtins(transform) for plane, transform in chosen.items()}
+            for stage, chosen in choices.items()
+        },
+        artifact=artifact,
+    )
+    document = {
+        "stackc": RECIPE_FORMAT,
+        "model": recipe.model,
+        "task": dict(task),
+        "seed": recipe.seed,
+        "bundle": list(recipe.bundle),
+        "stages": stages,
+        "lock": msgspec.to_builtins(lock),
+    }
+    return _HEAD + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+
+
+def locked_choices(recipe: Recipe) -> dict[int, dict[str, Transform]]:
+    """The choices of a locked recipe, validated; empty if it is not locked.
+
+    Raises
+    ------
+    RecipeError
+        If they do not fit the stages.
+    """
+    if recipe.lock is None:
+        return {}
+    if recipe.lock.stages != stage_formats(recipe):
+        raise RecipeError(
+            f"the lock is for the stages {', '.join(recipe.lock.stages)}, the recipe has {', '.join(stage_formats(recipe))}; "
+            "remove the 'lock' key to run the changed recipe"
+        )
+    choices: dict[int, dict[str, Transform]] = {}
+    for number, planes in recipe.lock.choices.items():
+        try:
+            stage = recipe.stages[int(number)]
+            choices[int(number)] = {
+                plane: msgspec.convert(fields, type(stage.config)) for plane, fields in planes.items()  # type: ignore[misc]
+            }
+        except (ValueError, IndexError, msgspec.ValidationError) as error:
+            raise RecipeError(f"lock.choices[{number}] does not fit the recipe: {error}") from error
+    return choices

@@ -1,0 +1,201 @@
+"""From a YAML document to a validated `Recipe`, with errors that give the path, the line and the nearest valid name."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from stackc.errors import DependencyError, RecipeError
+from stackc.nearest import nearest
+from stackc.recipe.document import Document, Path_, read_document
+from stackc.recipe.recipe import RECIPE_FORMAT, Lock, Recipe, Stage
+from stackc.registry import find
+
+#: Keys of a stage that belong to the framework; all others are fields of the stage's class.
+STAGE_KEYS = ("use", "on", "allow_empty", "weights")
+RECIPE_KEYS = ("stackc", "model", "task", "seed", "bundle", "stages", "lock")
+BUNDLES = ("tokenizer",)
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """Read a recipe from a file, or by the name of one that ships with stackc.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such recipe, or it does not validate.
+
+    Examples
+    --------
+    >>> [stage.use for stage in load_recipe("lossless").stages]
+    ['zstd']
+    """
+    return parse_recipe(read_document(find_recipe(source)))
+
+
+def find_recipe(source: str | Path) -> Path:
+    """The file of a recipe: an existing path, or the name of a recipe that ships with stackc."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    stem = path.name.removesuffix(".yaml").removesuffix(".yml")
+    # `recipes/int8.yaml` works from anywhere, not only from a checkout.
+    if stem in shipped and path.parent in (Path(), Path("recipes")):
+        return shipped[stem]
+    raise RecipeError(
+        f"there is no recipe {str(source)!r}{nearest(stem, shipped)}; give a YAML file or one of {', '.join(shipped)}"
+    )
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes installed with the package, by name."""
+    folder = Path(str(files("stackc.recipes")))
+    return {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def recipe_from(value: Recipe | str | Path | dict[str, Any], name: str = "recipe") -> Recipe:
+    """A recipe from whatever a caller has: a value, a file or name, or the plain content of one."""
+    if isinstance(value, Recipe):
+        return value
+    if isinstance(value, dict):
+        return parse_recipe(Document(value, {}, name))
+    return load_recipe(value)
+
+
+def parse_recipe(document: Document) -> Recipe:
+    """Validate a document.
+
+    Raises
+    ------
+    RecipeError
+        For unknown keys, wrong types and values out of range, with path and line.
+
+    Examples
+    --------
+    >>> from stackc.recipe.document import parse_document
+    >>> parse_recipe(parse_document("stages: [{use: int, bitz: 4}]", "r.yaml"))
+    Traceback (most recent call last):
+        ...
+    stackc.errors.RecipeError: stages[0].bitz (line 1 of r.yaml): int has no field 'bitz', did you mean 'bits'?
+    """
+    value = document.value
+    if not isinstance(value, dict):
+        raise RecipeError(f"{document.where(())}: a recipe is a mapping with 'stages:', not {_kind(value)}")
+    for key in value:
+        if key not in RECIPE_KEYS:
+            raise RecipeError(f"{document.where((key,))}: a recipe has no key {key!r}{nearest(key, RECIPE_KEYS)}")
+    version = _typed(document, ("stackc",), value.get("stackc", RECIPE_FORMAT), int)
+    if version != RECIPE_FORMAT:
+        raise RecipeError(
+            f"{document.where(('stackc',))}: recipe format {version} is not known; this release reads format {RECIPE_FORMAT}"
+        )
+    stages = value.get("stages")
+    if not isinstance(stages, list) or not stages:
+        raise RecipeError(f"{document.where(('stages',))}: 'stages' is a list of at least one stage, not {_kind(stages)}")
+    bundle = tuple(_typed(document, ("bundle",), value.get("bundle", []), list[str]))
+    for item in bundle:
+        if item not in BUNDLES:
+            raise RecipeError(f"{document.where(('bundle',))}: cannot bundle {item!r}; what can be bundled: {', '.join(BUNDLES)}")
+    lock = value.get("lock")
+    return Recipe(
+        name=document.name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".lock"),
+        stages=tuple(_parse_stage(document, ("stages", index), stage) for index, stage in enumerate(stages)),
+        model=_typed(document, ("model",), value.get("model"), str | None),
+        task=_parse_task(document, value.get("task", "none")),
+        seed=_typed(document, ("seed",), value.get("seed", 0), int),
+        bundle=bundle,
+        lock=None if lock is None else _typed(document, ("lock",), lock, Lock),
+    )
+
+
+def _parse_stage(document: Document, path: Path_, value: Any) -> Stage:
+    if isinstance(value, str):
+        value = {"use": value}
+    if not isinstance(value, dict):
+        raise RecipeError(f"{document.where(path)}: a stage is a name or a mapping with 'use:', not {_kind(value)}")
+    if not isinstance(value.get("use"), str):
+        raise RecipeError(f"{document.where(path)}: a stage needs 'use:' with the name of a transform or packer")
+    use = value["use"]
+    try:
+        entry = find(use)
+    except RecipeError as error:
+        raise RecipeError(f"{document.where((*path, 'use'))}: {error}") from error
+    except DependencyError as error:
+        raise DependencyError(f"{document.where((*path, 'use'))}: {error}") from error
+    fields = [field.name for field in msgspec.structs.fields(entry.stage)]
+    config: dict[str, Any] = dict(entry.fields)
+    for key, item in value.items():
+        if key in STAGE_KEYS:
+            continue
+        if key in entry.fields:
+            raise RecipeError(
+                f"{document.where((*path, key))}: {use} already means {entry.stage.name} with {key}={entry.fields[key]}; "
+                f"write 'use: {entry.stage.name}' to choose it"
+            )
+        if key not in fields:
+            raise RecipeError(
+                f"{document.where((*path, key))}: {use} has no field {key!r}{nearest(key, [*fields, *STAGE_KEYS])}"
+            )
+        config[key] = item
+    patterns = value.get("on", [])
+    patterns = _typed(document, (*path, "on"), [patterns] if isinstance(patterns, str) else patterns, list[str])
+    return Stage(
+        use=use,
+        config=cast("Any", _typed(document, path, config, entry.stage)),
+        on=tuple(patterns),
+        allow_empty=_typed(document, (*path, "allow_empty"), value.get("allow_empty", False), bool),
+        weights=_typed(document, (*path, "weights"), value.get("weights"), str | None),
+    )
+
+
+def _parse_task(document: Document, value: Any) -> dict[str, Any]:
+    """The task as a mapping, validated by the class of the task that it names."""
+    from stackc.tasks import find_task
+
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise RecipeError(f"{document.where(('task',))}: a task is a name, or a mapping with 'name:'")
+    try:
+        find_task(value)
+    except RecipeError as error:
+        raise RecipeError(f"{document.where(('task', 'name'))}: {error}") from error
+    except msgspec.ValidationError as error:
+        raise _translated(document, ("task",), error) from error
+    return value
+
+
+def _typed(document: Document, path: Path_, value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _translated(document, path, error) from error
+
+
+def _translated(document: Document, path: Path_, error: msgspec.ValidationError) -> RecipeError:
+    """msgspec's message with its own path joined to the recipe's."""
+    message, _, inner = str(error).partition(" - at `")
+    for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", inner):
+        path = (*path, name or int(index))
+    message = message.replace("`", "'")
+    value = _lookup(document.value, path)
+    got = f" (it is {value!r})" if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
+    return RecipeError(f"{document.where(path)}: {message[:1].lower()}{message[1:]}{got}")
+
+
+def _lookup(value: Any, path: Path_) -> Any:
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

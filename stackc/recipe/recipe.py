@@ -1,0 +1,106 @@
+"""The types of a recipe: what to compress, how to judge it, and the list of stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from stackc.packer import Packer
+from stackc.transform import Transform
+
+RECIPE_FORMAT = 1
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """One line of a recipe: one row of the report.
+
+    Parameters
+    ----------
+    use : str
+        Name as typed (``int8``), for the report.
+    config : Transform or Packer
+        The value that the name and the keys stand for.
+    on : tuple of str
+        Globs over ``tensor`` or ``tensor/plane``; those that begin with ``!`` exclude. Empty: every plane that fits.
+    allow_empty : bool
+        Whether the stage may match nothing.
+    weights : str, optional
+        Source of row weights, such as ``token-counts`` or a file.
+    """
+
+    use: str
+    config: Transform | Packer
+    on: tuple[str, ...] = ()
+    allow_empty: bool = False
+    weights: str | None = None
+
+    @property
+    def is_packer(self) -> bool:
+        """Whether the stage ends paths instead of splitting planes."""
+        return isinstance(self.config, Packer)
+
+    def describe(self) -> str:
+        """The stage with the fields that differ from their defaults, as in ``int(bits=4) on */codes``."""
+        fields = msgspec.structs.fields(type(self.config))
+        values = {field.name: getattr(self.config, field.name) for field in fields}
+        changed = [f"{f.name}={values[f.name]}" for f in fields if values[f.name] != f.default]
+        where = f" on {', '.join(self.on)}" if self.on else ""
+        return f"{self.config.name}({', '.join(changed)}){where}"
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """A validated recipe.
+
+    Parameters
+    ----------
+    name : str
+        Stem of the recipe's file; names the output folder.
+    model : str or None
+        Source of the reference; None until the command line or the caller gives one.
+    task : dict
+        ``{"name": ..., ...}``, checked by the task's own class.
+    seed : int
+        Seed of everything random.
+    bundle : tuple of str
+        What else goes into the file: ``tokenizer``.
+    stages : tuple of Stage
+        In order of application.
+    lock : dict or None
+        Choices and hashes of a locked recipe.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    model: str | None = None
+    task: dict[str, Any] = msgspec.field(default_factory=lambda: {"name": "none"})
+    seed: int = 0
+    bundle: tuple[str, ...] = ()
+    lock: Lock | None = None
+
+
+class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a lock file adds to a recipe.
+
+    Parameters
+    ----------
+    versions : dict
+        Versions of stackc and of the packages that computed the result.
+    reference : str
+        Fingerprint of the reference's weights.
+    stages : list of str
+        ``name@version`` of each stage.
+    weights : dict
+        Fingerprint of the row weights of each stage that has some, by stage number.
+    choices : dict
+        ``{stage number: {plane path: settled configuration}}`` for stages with automatic choices.
+    artifact : str
+        SHA-256 of the file that the run wrote.
+    """
+
+    versions: dict[str, str]
+    reference: str
+    stages: list[str]
+    weights: dict[str, str] = {}
+    choices: dict[str, dict[str, dict[str, Any]]] = {}
+    artifact: str = ""

@@ -1,0 +1,181 @@
+"""Build a transformers model from a config and a state dict, exactly as from_pretrained would, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from stackc.errors import ModelError, StackcError
+from stackc.lazy import torch
+from stackc.reference.reference import listing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Buffers that older releases stored and newer ones compute, or the other way round: no learnt value is in them.
+_COMPUTED_BUFFERS = re.compile(
+    r"(^|\.)(position_ids|token_type_ids|inv_freq|num_batches_tracked|masked_bias|attn\.bias)$"
+)
+
+# A config may name attention and expert kernels, which transformers would download and run.
+_IMPLEMENTATION_KEYS = frozenset({"attn_implementation", "experts_implementation"})
+_BUILT_IN = frozenset({"eager", "sdpa"})
+
+
+def build_transformers(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+    """The architecture that a Hugging Face config names, with these weights, in evaluation mode.
+
+    The names are those of the weight file: transformers applies its key renames (``gamma`` to ``weight`` and the like)
+    and restores the ties of the config. Only classes of the transformers package itself are built; no code of a model
+    folder runs and nothing is downloaded.
+
+    Parameters
+    ----------
+    config : mapping
+        Content of ``config.json``; ``architectures[0]`` names the class.
+    state : mapping of str to Tensor
+        The weights. The model may share their memory.
+
+    Returns
+    -------
+    torch.nn.Module
+        A `transformers.PreTrainedModel` in the dtype of the weights; where their dtypes differ, in the narrowest one
+        that holds all of them exactly.
+
+    Raises
+    ------
+    ModelError
+        If the architecture is unknown, the config does not build it, or weights are missing, left over or of another
+        shape: transformers would fill such a layer with random numbers.
+    """
+    state = dict(state)
+    with quiet_transformers():
+        architecture = _architecture(config)
+        try:
+            model, info = architecture.from_pretrained(
+                None,
+                config=architecture.config_class.from_dict(_without_kernels(config)),
+                state_dict=state,
+                torch_dtype=_dtype(state),  # the spelling that every supported release accepts
+                ignore_mismatched_sizes=True,  # they come back in info, with their names
+                output_loading_info=True,
+            )
+        except Exception as error:
+            if isinstance(error, (MemoryError, StackcError)):
+                raise
+            # A config can fail in as many ways as there are architectures.
+            raise ModelError(
+                f"transformers cannot build {architecture.__name__} from this config and these weights: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}"
+            ) from error
+    _require_complete(architecture.__name__, info)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _require_complete(architecture: str, info: Mapping[str, Any]) -> None:
+    missing = _learnt(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"the weights do not fit {architecture}: {listing(missing)} of the architecture has no weights and would be "
+            "random; give the model that the config belongs to"
+        )
+    unexpected = _learnt(info["unexpected_keys"])
+    if unexpected:
+        raise ModelError(
+            f"the weights do not fit {architecture}: it does not use {listing(unexpected)}; drop them by opening the model "
+            f"with transformers.{architecture}.from_pretrained and writing it with save_pretrained"
+        )
+    if info["mismatched_keys"]:
+        name, given, expected = min(info["mismatched_keys"])
+        raise ModelError(
+            f"the weights do not fit {architecture}: {name} has shape {tuple(given)}, the config needs {tuple(expected)}"
+        )
+    if info["error_msgs"]:
+        raise ModelError(f"the weights do not fit {architecture}: {'; '.join(info['error_msgs'])}")
+
+
+def _learnt(names: set[str]) -> list[str]:
+    return sorted(name for name in names if not _COMPUTED_BUFFERS.search(name))
+
+
+def refuse_quantised(config: Mapping[str, Any], source: str) -> None:
+    """Refuse a model that is quantised already.
+
+    Raises
+    ------
+    ModelError
+        With the method that the config names.
+    """
+    quantisation = config.get("quantization_config")
+    if quantisation:
+        method = quantisation.get("quant_method", "?") if isinstance(quantisation, dict) else quantisation
+        raise ModelError(f"{source} is quantised already ({method}): start from the uncompressed model")
+
+
+def _architecture(config: Mapping[str, Any]) -> Any:
+    import transformers
+
+    refuse_quantised(config, "the model")
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise ModelError('the config names no architecture: add one, as in "architectures": ["BertForMaskedLM"]')
+    architecture: Any = getattr(transformers, names[0], None)
+    if not _is_model_class(architecture):
+        raise ModelError(
+            f"the architecture {names[0]!r} is not part of transformers {transformers.__version__}, and stackc runs no code "
+            "of a model folder: update transformers, or give a factory as package.module:function"
+        )
+    if architecture.config_class is None:
+        raise ModelError(f"{names[0]} is a base class without a config: name the architecture of the model itself")
+    return architecture
+
+
+def _is_model_class(value: object) -> bool:
+    from transformers import PreTrainedModel
+
+    return isinstance(value, type) and issubclass(value, PreTrainedModel)
+
+
+def _dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    return functools.reduce(torch.promote_types, dtypes) if dtypes else torch.float32
+
+
+def _without_kernels(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_kernels(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key.lstrip("_").removesuffix("_internal") not in _IMPLEMENTATION_KEYS or value in _BUILT_IN
+    }
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep the progress bars, warnings and log lines of transformers from the user while the block runs.
+
+    What matters in them is raised as an error instead.
+    """
+    import logging  # planning a recipe does without it
+
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(
+            max(disabled, logging.ERROR)
+        )  # the import of transformers logs too, before its own switch exists
+        try:
+            from transformers.utils import logging as transformers_logging
+
+            bars = transformers_logging.is_progress_bar_enabled()
+            transformers_logging.disable_progress_bar()
+            try:
+                yield
+            finally:
+                if bars:
+                    transformers_logging.enable_progress_bar()
+        finally:
+            logging.disable(disabled)

@@ -1,0 +1,117 @@
+"""Write a model as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stackc.errors import ModelError, OutputError
+from stackc.reference.building import build_transformers
+from stackc.reference.sharing import ties_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def save_folder(
+    path: Path,
+    config: Mapping[str, Any] | None,
+    state: Mapping[str, Tensor],
+    tokenizer_files: Mapping[str, bytes | Path] | None = None,
+) -> Path:
+    """Write a folder that ``from_pretrained`` opens: config.json, model.safetensors and the tokenizer files.
+
+    Everything goes to a temporary folder beside ``path`` first, which is renamed when complete.
+
+    Parameters
+    ----------
+    path : Path
+        The new folder.
+    config : mapping, optional
+        Content of config.json; without it only the weights are written.
+    state : mapping of str to Tensor
+        The weights. A tied tensor is written once if the config restores the tie, else under each of its names.
+    tokenizer_files : mapping of str to bytes or Path, optional
+        Content, or where to copy it from, by file name.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    OutputError
+        If ``path`` exists, or cannot be written.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f"{path} exists already: give another name or remove it first")
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
+    try:
+        temporary.mkdir()
+        try:
+            _write(temporary, config, state, tokenizer_files or {})
+            _sync(temporary)
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def _write(
+    folder: Path,
+    config: Mapping[str, Any] | None,
+    state: Mapping[str, Tensor],
+    tokenizer_files: Mapping[str, bytes | Path],
+) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        save_file(_storable(config, state), folder / "model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OutputError(f"the weights cannot be written: {error}") from error
+    for name, content in tokenizer_files.items():
+        if Path(name).name != name:
+            raise OutputError(f"{name!r} is not the name of a tokenizer file")
+        (folder / name).write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+
+
+def _storable(config: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names to write, in memory of their own as safetensors demands."""
+    ties = ties_of(state)
+    once = {name: tensor.detach() for name, tensor in state.items() if name not in ties}
+    if ties and not (config is not None and _loads(config, once)):
+        once = {name: tensor.detach() for name, tensor in state.items()}
+    storages: set[int] = set()
+    storable: dict[str, Tensor] = {}
+    for name, tensor in once.items():
+        own = tensor.cpu().contiguous()
+        storage = own.untyped_storage().data_ptr()
+        storable[name] = own.clone() if storage in storages else own
+        storages.add(storage)
+    return storable
+
+
+def _loads(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
+    try:
+        build_transformers(config, state)  # shares the memory of the state, so this is cheap
+    except ModelError:
+        return False
+    return True
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())

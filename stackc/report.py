@@ -1,0 +1,176 @@
+"""The report of a run: one row per stage, one row per kind of bytes, and what they mean together.
+
+``report.json`` is this module's `Report` as JSON; the terminal table is rendered from it (`stackc.table`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stackc.errors import StackcError
+from stackc.tasks import Score
+
+REPORT_VERSION = 1
+
+
+class StageRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stage saved and what it cost.
+
+    Parameters
+    ----------
+    use, description : str
+        Name as typed, and the stage with its parameters.
+    planes, skipped : int
+        Planes that it applies to, and planes that its pattern matches but that do not fit.
+    skipped_reasons : list of str
+        Each reason with how often it occurs.
+    bytes_if_stopped_here : int
+        Size of the file if all later stages were replaced by the default packer: measured, by writing that file.
+    saved_bytes : int
+        The same number of the row before, minus this one's; the reference's bytes minus all savings is the file's size.
+    stage_ratio, ratio : float
+        Quotient of successive sizes; reference bytes divided by ``bytes_if_stopped_here``.
+    bits_per_parameter : float
+        Bits of the file per parameter of the reference.
+    weight_error : float
+        Frobenius norm of the difference over that of the reference, all real tensors together.
+    score : Score or None
+        Task metric of the model decoded from that file.
+    encode_seconds, decode_seconds : float
+        Time in this stage's encoder and packer, summed over threads; wall time to decode that file.
+    peak_memory_bytes : int
+        Most resident memory of the process while the stage was encoding.
+    """
+
+    use: str
+    description: str
+    planes: int
+    skipped: int
+    skipped_reasons: list[str]
+    bytes_if_stopped_here: int
+    saved_bytes: int
+    stage_ratio: float
+    ratio: float
+    bits_per_parameter: float
+    weight_error: float
+    score: Score | None
+    encode_seconds: float
+    decode_seconds: float
+    peak_memory_bytes: int
+
+
+class ByteRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of bytes in the file. Every byte of the file is in exactly one row.
+
+    Parameters
+    ----------
+    role : str
+        ``payload`` (coded values), ``side`` (scales, masks, bases, means), ``tables`` (a packer's own tables and
+        headers), ``container`` (header and manifest) or ``bundle`` (tokenizer).
+    plane : str
+        Name of the planes (``codes``), empty for tensors stored as they are and for the container.
+    packer : str
+        Who packed them.
+    count : int
+        Number of planes, or of files.
+    bytes : int
+        Bytes in the file.
+    entropy_bytes : float or None
+        Order-0 entropy of the same planes, for comparison; None where it makes no sense.
+    """
+
+    role: str
+    plane: str
+    packer: str
+    count: int
+    bytes: int
+    entropy_bytes: float | None = None
+
+
+class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The reference: where it came from and how large it is in forms that are not stackc's work.
+
+    ``bytes`` is the state dict in its own dtypes, ``fp16_bytes`` the same with every wider real tensor cast to fp16,
+    ``lossless_bytes`` the reference losslessly packed (zstd on byte planes).
+    """
+
+    source: str
+    kind: str
+    parameters: int
+    tensors: int
+    bytes: int
+    fp16_bytes: int
+    lossless_bytes: int
+    fingerprint: str
+
+
+class FileSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The artifact.
+
+    ``weights_bytes`` is the file's size without a tokenizer, ``self_contained_bytes`` with it (None if the reference
+    has none); one of the two is ``bytes``.
+    """
+
+    name: str
+    bytes: int
+    sha256: str
+    weights_bytes: int
+    self_contained_bytes: int | None
+    ratio: float
+    ratio_to_fp16: float
+    ratio_to_lossless: float
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a run measured."""
+
+    report_version: int = REPORT_VERSION
+    recipe: str
+    model: ModelSummary
+    task: dict[str, Any]
+    reference_score: Score | None
+    stages: list[StageRow]
+    bytes: list[ByteRow]
+    file: FileSummary
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    notes: list[str]
+
+    @property
+    def final(self) -> StageRow:
+        """Row of the last stage: the file itself."""
+        return self.stages[-1]
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode() + "\n"
+
+
+def read_report(path: str | Path) -> Report:
+    """Read a ``report.json``.
+
+    Raises
+    ------
+    StackcError
+        If it cannot be read, or is no report of a version that this release knows.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StackcError(f"the report {path} cannot be read: {error.strerror}") from error
+    try:
+        version = msgspec.json.decode(data, type=dict[str, Any]).get("report_version")
+        if version != REPORT_VERSION:
+            raise StackcError(f"{path} is a report of version {version}; this release reads version {REPORT_VERSION}")
+        return msgspec.json.decode(data, type=Report)
+    except msgspec.DecodeError as error:
+        raise StackcError(f"{path} is not a stackc report: {error}") from error
+
+
+def report_schema() -> dict[str, Any]:
+    """JSON Schema of ``report.json``."""
+    return msgspec.json.schema(Report)

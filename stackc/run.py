@@ -1,0 +1,127 @@
+"""The whole path of ``stackc run``: recipe and model in, a folder with file, report and lock out."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from stackc.artifact.writer import write_text, writing
+from stackc.errors import OutputError, RecipeError
+from stackc.progress import Progress
+from stackc.recipe.parse import recipe_from
+from stackc.recipe.recipe import Recipe
+from stackc.report import Report
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ARTIFACT_NAME = "model.stackc"
+REPORT_NAME = "report.json"
+LOCK_NAME = "recipe.lock.yaml"
+
+
+class Run(NamedTuple):
+    """A finished run: its folder and its report."""
+
+    folder: Path
+    report: Report
+
+    @property
+    def artifact(self) -> Path:
+        """The compressed model."""
+        return self.folder / ARTIFACT_NAME
+
+
+def run(
+    recipe: Recipe | str | Path | dict[str, Any],
+    model: str | nn.Module | None = None,
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    evaluate: bool = True,
+    every_stage: bool = True,
+    progress: Progress | None = None,
+) -> Run:
+    """Run a recipe and keep everything in a folder.
+
+    Parameters
+    ----------
+    recipe : Recipe, str, Path or dict
+        A recipe, its file, the name of one that ships with stackc, or its plain content.
+    model : str or nn.Module, optional
+        The reference; overrides the recipe's ``model``.
+    output : path, optional
+        Folder of the results; ``runs/<recipe>`` by default.
+    overwrite : bool
+        Whether an existing folder may be replaced. It is replaced at the end, by the complete new one.
+    evaluate, every_stage, progress
+        As in `stackc.pipeline.compress_to_file`.
+
+    Raises
+    ------
+    StackcError
+        In one sentence; the output folder is then as it was before.
+    """
+    from stackc.pipeline import compress_to_file
+    from stackc.reference import open_reference
+
+    recipe = recipe_from(recipe)
+    folder = Path(output) if output is not None else Path("runs") / recipe.name
+    check_output(folder, overwrite=overwrite)
+    source = model if model is not None else recipe.model
+    if source is None:
+        raise RecipeError(f"the recipe {recipe.name} names no model; give one with --model")
+    reference = open_reference(source)
+    recipe = msgspec.structs.replace(recipe, model=reference.source)
+    with replacing_folder(folder) as temporary:
+        result = compress_to_file(
+            recipe,
+            reference,
+            temporary / ARTIFACT_NAME,
+            evaluate=evaluate,
+            every_stage=every_stage,
+            progress=progress,
+        )
+        write_text(temporary / REPORT_NAME, result.report.to_json())
+        write_text(temporary / LOCK_NAME, result.lock)
+    return Run(folder, result.report)
+
+
+def check_output(folder: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that holds something, before any work is done."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; choose another --output")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise OutputError(f"{folder} exists already; choose another --output, or replace it with --overwrite")
+        known = {ARTIFACT_NAME, REPORT_NAME, LOCK_NAME}
+        strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in known)
+        if strangers:
+            raise OutputError(f"{folder} holds files that no run wrote ({strangers[0]}); choose another --output")
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``folder`` when the block ends well, and vanishes when it does not."""
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        with writing(folder):
+            temporary.chmod(0o755)
+            if folder.is_dir():
+                old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+                folder.replace(old)
+                temporary.replace(folder)
+                shutil.rmtree(old)
+            else:
+                temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

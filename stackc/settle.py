@@ -1,0 +1,83 @@
+"""Make the choices that need a look at the whole model: a global threshold, a rank from a share of variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from stackc.encode import Walker
+from stackc.errors import StackcError, TensorError
+from stackc.plan import Choices, Plan, TensorPlan, address, plan_recipe, planes_of_stage
+from stackc.transform import Transform, Weighted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Loads one tensor by its first name.
+Load = Callable[[str], "Tensor"]
+
+
+class _LazyPlanes(Mapping[str, Weighted]):
+    """The planes that a stage matches, each computed when it is asked for and then forgotten."""
+
+    def __init__(
+        self, places: Mapping[str, tuple[TensorPlan, str]], stage: int, load: Load, weights: Sequence[Tensor | None]
+    ) -> None:
+        self._places = places
+        self._stage = stage
+        self._load = load
+        self._weights = weights
+
+    def __getitem__(self, plane: str) -> Weighted:
+        tensor, path = self._places[plane]
+        walker = Walker(tensor, self._load(tensor.name), self._weights)
+        for before in range(self._stage):
+            walker.apply(before)
+        return walker.weighted(self._stage, path)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def settle(
+    plan: Plan, load: Load, weights: Sequence[Tensor | None], choices: Choices | None = None
+) -> tuple[Plan, dict[int, dict[str, Transform]]]:
+    """Settle every stage of a plan, in order, and plan again with what was chosen.
+
+    Parameters
+    ----------
+    plan : Plan
+        As planned from the specs.
+    load : callable
+        Loads one tensor.
+    weights : sequence
+        Row weights per stage, or None.
+    choices : mapping, optional
+        Choices that are made already, as a lock file holds them.
+
+    Returns
+    -------
+    Plan, dict
+        The settled plan and all choices: ``{stage: {plane: transform}}``.
+
+    Raises
+    ------
+    TensorError
+        If a transform cannot choose, with stage and reason.
+    """
+    specs = {tensor.name: tensor.spec for tensor in plan.tensors}
+    ties = {other: tensor.name for tensor in plan.tensors for other in tensor.names[1:]}
+    made = {stage: dict(chosen) for stage, chosen in (choices or {}).items()}
+    for index, stage in enumerate(plan.stages):
+        if not isinstance(stage.stage.config, Transform) or stage.stage.config.settled or index in made:
+            continue
+        plan = plan_recipe(plan.recipe, specs, ties, made)
+        places = {address(tensor.name, path): (tensor, path) for tensor, path, _ in planes_of_stage(plan, index)}
+        try:
+            made[index] = stage.stage.config.settle(_LazyPlanes(places, index, load, weights))
+        except StackcError as error:
+            raise TensorError(f"stages[{index}] ({stage.stage.use}): {error}") from error
+    return (plan_recipe(plan.recipe, specs, ties, made) if made else plan), made

@@ -1,0 +1,364 @@
+"""`TextClassification`: accuracy of a sequence classifier on labelled texts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from msgspec import Meta
+
+from stackc import statistics
+from stackc.errors import DataError
+from stackc.lazy import torch
+from stackc.tasks import data as sources
+from stackc.tasks.task import Evaluation, Outcome, Progress, Score, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_DEFAULT_SPLIT = "test"
+
+
+class TextClassification(Task, frozen=True):
+    """Classify texts; the metric is accuracy.
+
+    Parameters
+    ----------
+    data : str
+        A .csv, .tsv, .json, .jsonl or .parquet file, ``demo/movie-reviews``, or the name of a Hugging Face data set.
+    split : str
+        Split to evaluate, of the demo or of a Hugging Face data set. A file is one split.
+    subset : str, optional
+        Configuration of a Hugging Face data set, such as ``sst2`` of ``nyu-mll/glue``.
+    train : str, optional
+        Training texts for statistics and healing: a split of the same data, or a file. The demo's default is ``train``.
+    text, label : str, optional
+        Names of the columns; guessed if there is one with a usual name (sentence, text, review; label, labels, target).
+        Labels are class numbers, or class names that the model's config knows.
+    max_length : int
+        Tokens of a text that the model sees, special tokens included.
+    batch_size : int
+        Texts per forward pass.
+    limit : int, optional
+        Evaluate the first rows only; the report says so.
+
+    Examples
+    --------
+    >>> TextClassification(data="dev.tsv", limit=100).max_length
+    64
+    """
+
+    name: ClassVar[str] = "text-classification"
+
+    data: str
+    split: str = _DEFAULT_SPLIT
+    subset: str | None = None
+    train: str | None = None
+    text: str | None = None
+    label: str | None = None
+    max_length: Annotated[int, Meta(ge=1)] = 64
+    batch_size: Annotated[int, Meta(ge=1)] = 64
+    limit: Annotated[int, Meta(ge=1)] | None = None
+
+    def check(self) -> None:
+        """Find out cheaply whether the data can be there.
+
+        Raises
+        ------
+        DataError
+            If a file, column, demo split or package is missing, or a key does not go with this kind of data.
+        DependencyError
+            If reading needs a package that is not installed.
+        """
+        kind = sources.kind_of(self.data)
+        if kind != "hub" and self.subset is not None:
+            raise DataError(f"'subset: {self.subset}' is for Hugging Face data sets; {self.data} has no subsets")
+        if kind == "file":
+            if self.split != _DEFAULT_SPLIT:
+                raise DataError(f"'split: {self.split}' does not go with the file {self.data}: name the file of that split")
+            sources.check_file(self.data, {"text": self.text, "label": self.label})
+        elif kind == "demo":
+            sources.check_demo(self.data, self.split)
+        else:
+            sources.check_hub(self.data)
+        if self._training is not None:
+            self._check_training(kind, self._training)
+
+    def _check_training(self, kind: str, train: str) -> None:
+        if sources.kind_of(train) == "file":
+            sources.check_file(train, {"text": self.text})
+            same = kind == "file" and Path(train).expanduser().resolve() == Path(self.data).expanduser().resolve()
+        elif kind == "file":
+            raise DataError(f"'train: {train}' is not a file, and {self.data} has no splits: name a file of training texts")
+        else:
+            if kind == "demo":
+                sources.check_demo(self.data, train)
+            same = train == self.split
+        if same:
+            raise DataError(f"'train: {train}' is the evaluated split itself; training texts must be others")
+
+    @property
+    def _training(self) -> str | None:
+        """Split or file of the training texts; the demo's default gives way when that split is the evaluated one."""
+        if self.train is None and sources.kind_of(self.data) == "demo" and self.split != "train":
+            return "train"
+        return self.train
+
+    def prepare(self, tokenizer: Any, config: Any) -> ClassificationEvaluation:
+        """Read, check and tokenise the evaluation split.
+
+        Parameters
+        ----------
+        tokenizer : transformers.PreTrainedTokenizerBase
+            The reference's tokenizer.
+        config : transformers.PretrainedConfig
+            The reference's module config: ``num_labels``, ``label2id``, ``max_position_embeddings``.
+
+        Raises
+        ------
+        DataError
+            If the data are missing or malformed, hold one class only, or do not fit the model's classes or length.
+        """
+        self._need(tokenizer)
+        self.check()
+        table = self._table(self.split)
+        texts, raw = table.texts(self.text)[: self.limit], table.labels(self.label)[: self.limit]
+        labels = _class_numbers(raw, table, config)
+        if len(set(labels)) < 2:
+            cause = f"the first {self.limit} rows of " if self.limit is not None else ""
+            raise DataError(f"all labels of {cause}{table.source} are {raw[0]!r}; accuracy means nothing with one class only")
+        ids = self.token_ids(texts, tokenizer)
+        longest = max(map(len, ids))
+        positions = getattr(config, "max_position_embeddings", None)
+        if isinstance(positions, int) and longest > positions:
+            raise DataError(f"a text has {longest} tokens, the model {positions} positions: set 'max_length: {positions}' or less")
+        counts = Counter(raw)
+        description = {
+            "task": self.name,
+            "data": self.data,
+            "subset": self.subset,
+            "split": None if sources.kind_of(self.data) == "file" else self.split,
+            "rows": len(texts),
+            "rows_available": len(table.places),
+            "max_length": self.max_length,
+            "cut_texts": sum(len(row) == self.max_length for row in ids),
+            "label_counts": {str(label): counts[label] for label in sorted(counts, key=str)},
+            "sha256": sources.fingerprint(texts, raw),
+        }
+        return ClassificationEvaluation(
+            description=description,
+            labels=torch.tensor(labels),
+            batches=tuple(self._batches(texts, ids, tokenizer)),
+        )
+
+    def calibration_texts(self) -> list[str]:
+        """Texts of the training split without those that are, but for case and spaces, texts of the evaluation split.
+
+        Raises
+        ------
+        DataError
+            If no training split is configured, it cannot be read, or nothing is left of it.
+        """
+        self.check()
+        train = self._training
+        if train is None:
+            raise DataError(f"the task has no training texts: add 'train: ...' (a file, or a split of {self.data})")
+        held_out = {_same(text) for text in self._table(self.split).texts(self.text)}
+        table = sources.read_file(train) if sources.kind_of(train) == "file" else self._table(train)
+        texts = [text for text in table.texts(self.text) if _same(text) not in held_out]
+        if not texts:
+            raise DataError(f"every text of {table.source} is also a text of the evaluation split; training texts must be others")
+        return texts
+
+    def token_ids(self, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+        """Token ids of each text with special tokens, cut at ``max_length``.
+
+        Raises
+        ------
+        DataError
+            If there is no tokenizer.
+        """
+        self._need(tokenizer)
+        if not texts:
+            return []
+        encoded = tokenizer(list(texts), truncation=True, max_length=self.max_length, verbose=False)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    def _need(self, tokenizer: Any) -> None:
+        if tokenizer is None:
+            raise DataError(f"the task {self.name} needs the model's tokenizer: give a model folder that holds one")
+
+    def _table(self, split: str) -> sources.Table:
+        match sources.kind_of(self.data):
+            case "file":
+                return sources.read_file(self.data)
+            case "demo":
+                return sources.read_demo(self.data, split)
+            case _:
+                return sources.read_hub(self.data, self.subset, split)
+
+    def _batches(self, texts: list[str], ids: list[list[int]], tokenizer: Any) -> Iterator[Batch]:
+        """Batches of texts of about the same length, so that little is spent on padding; longest first."""
+        order = sorted(range(len(texts)), key=lambda row: -len(ids[row]))
+        # Models without a padding token cannot tell where a padded text ends.
+        size = self.batch_size if tokenizer.pad_token is not None else 1
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            inputs = tokenizer(
+                [texts[row] for row in rows],
+                padding=size > 1,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+                verbose=False,
+            )
+            yield Batch(torch.tensor(rows), dict(inputs))
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Tokenised texts and the numbers of their rows."""
+
+    rows: Tensor
+    inputs: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassificationEvaluation(Evaluation):
+    """Tokenised texts and their classes. The columns of an outcome are the logits of the classes.
+
+    Parameters
+    ----------
+    description : mapping
+        What `describe` returns.
+    labels : Tensor
+        Class of every row, int64, shape ``(rows,)``.
+    batches : tuple of Batch
+        Every row once.
+    """
+
+    description: Mapping[str, Any]
+    labels: Tensor
+    batches: tuple[Batch, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """Source, split, rows, counts of labels and of texts cut at ``max_length``, sha256 of texts and labels."""
+        return dict(self.description)
+
+    def measure(self, model: nn.Module, progress: Progress | None = None) -> Outcome:
+        """Logits of every row, in evaluation mode and without gradients; the model's modes are put back.
+
+        Raises
+        ------
+        DataError
+            If a label is not a class of the model.
+        """
+        parameter = next(model.parameters(), None)
+        device = torch.device("cpu") if parameter is None else parameter.device
+        logits: Tensor | None = None
+        done, total = 0, len(self.labels)
+        with _evaluation_mode(model), torch.inference_mode():
+            for batch in self.batches:
+                inputs = {key: value.to(device) for key, value in batch.inputs.items()}
+                values = model(**inputs).logits.to("cpu", torch.float32)
+                if logits is None:
+                    logits = torch.empty(total, values.shape[1])
+                logits[batch.rows] = values
+                done += len(batch.rows)
+                if progress is not None:
+                    progress(done, total)
+        assert logits is not None
+        if logits.shape[1] <= int(self.labels.max()):
+            raise DataError(f"the data have the class {int(self.labels.max())}, the model has {logits.shape[1]} classes from 0")
+        return Outcome.of(logits)
+
+    def score(self, outcome: Outcome, reference: Outcome) -> Score:
+        """Accuracy, and what is kept of the reference's; a row with a NaN or infinite logit counts as wrong.
+
+        Raises
+        ------
+        DataError
+            If an outcome has another number of rows than the data, or the two have different numbers of classes.
+        """
+        rows = len(self.labels)
+        for found in (outcome, reference):
+            if (found.rows, found.columns) != (rows, reference.columns):
+                raise DataError(
+                    f"an outcome of {found.rows} rows x {found.columns} classes does not belong to data of {rows} rows "
+                    f"and a reference of {reference.columns} classes"
+                )
+        predicted, expected = _predictions(outcome), _predictions(reference)
+        counts = statistics.PairedCounts.of(expected == self.labels, predicted == self.labels)
+        right, reference_right = counts.both + counts.compressed_only, counts.both + counts.reference_only
+        majority = int(torch.bincount(self.labels).max()) / rows
+        interval = statistics.retention_interval(counts)
+        finite = bool((predicted >= 0).all() and (expected >= 0).all())
+        low, high = statistics.wilson_interval(right, rows)
+        return Score(
+            metric="accuracy",
+            value=right / rows,
+            low=low,
+            high=high,
+            rows=rows,
+            majority=majority,
+            retention=counts.retention,
+            retention_low=interval.low if interval else None,
+            retention_high=interval.high if interval and interval.high != float("inf") else None,
+            skill_retention=statistics.skill_retention(right / rows, reference_right / rows, majority),
+            agreement=statistics.agreement(expected, predicted),
+            kl=statistics.mean_kl(reference.values, outcome.values) if finite else None,
+            mcnemar_p=statistics.mcnemar_p(counts),
+            verdict=statistics.retention_sentence(counts),
+        )
+
+
+def _predictions(outcome: Outcome) -> Tensor:
+    """Class of the largest logit, or -1 where a logit is not finite."""
+    logits = outcome.values
+    return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), -1)
+
+
+def _same(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _class_numbers(labels: Sequence[int | str], table: sources.Table, config: Any) -> list[int]:
+    """Numbers of the model's classes, from numbers or names.
+
+    Where the data set names its classes and the model knows all these names, the names decide: two data sets of one
+    task can number their classes differently.
+    """
+    names = {str(name).casefold(): int(number) for name, number in (getattr(config, "label2id", None) or {}).items()}
+    classes = int(config.num_labels)
+    renumbered: dict[int, int] = {}
+    if table.class_names and all(name.casefold() in names for name in table.class_names):
+        renumbered = {number: names[name.casefold()] for number, name in enumerate(table.class_names)}
+    numbers = []
+    for row, label in enumerate(labels):
+        number = renumbered.get(label, label) if isinstance(label, int) else names.get(label.casefold())
+        if number is None:
+            known = ", ".join(getattr(config, "label2id", None) or ()) or "none"
+            raise DataError(
+                f"{table.place(row)}: the label {label!r} is not a class name of the model (it has {known}); "
+                f"write numbers 0 to {classes - 1}, or name the classes in label2id of the model's config.json"
+            )
+        if not 0 <= number < classes:
+            raise DataError(f"{table.place(row)}: the label {number} is not a class of the model, which has 0 to {classes - 1}")
+        numbers.append(number)
+    return numbers
+
+
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode and put the mode of every module back, mixed ones included."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

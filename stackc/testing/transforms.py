@@ -1,0 +1,583 @@
+"""The conformance battery of transforms."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from stackc.errors import SpecError, StackcError, TensorError
+from stackc.lazy import numpy, torch
+from stackc.planes import to_bytes
+from stackc.registry import find
+from stackc.spec import PlaneSpec
+from stackc.stack import Branch, Leaf, decode, from_wire, to_wire
+from stackc.testing.check import Check, require, require_sentence, said
+from stackc.testing.child import Answer, digest, encode_elsewhere
+from stackc.testing.config import check_config
+from stackc.testing.planes import (
+    EXTREME_PLANES,
+    non_finite_planes,
+    random_bits,
+    random_words,
+    same_bits,
+    standard_planes,
+)
+from stackc.transform import Transform, Weighted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Case(NamedTuple):
+    """A plane that the transform takes, with the transform settled on it."""
+
+    name: str
+    spec: PlaneSpec
+    transform: Transform
+    plane: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """A copy of the plane, so that a transform that writes to its input spoils no other check."""
+        return self.plane.clone()
+
+
+def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str, Tensor] | None = None) -> list[Check]:
+    """Checks that every transform must pass, for ``pytest.mark.parametrize``.
+
+    Each check makes one class of bug impossible:
+
+    ``config``
+        A transform that an artifact or a recipe lock cannot name: fields that do not survive JSON, mutable fields.
+    ``planning``
+        A plan that reads data or imports torch, so that ``stackc check`` takes seconds.
+    ``edge planes``
+        Crashes on unusual planes (0-d, empty, one row, constant, huge, half precision ...): each is refused by `plan`
+        with a sentence, or goes through. Also a transform that refuses everything.
+    ``plan``
+        Planes other than planned: wrong names, order, shape, dtype, or codes out of bounds.
+    ``round trip``
+        A lossless transform that loses bits (NaN payloads and signed zeros count), or a lossy one with a larger error
+        than it states, a changed shape or dtype, or NaN from finite weights.
+    ``non-finite``
+        NaN or infinity quantised to something plausible.
+    ``repeatable``
+        Hidden state: results that depend on earlier calls or on a global random state, or that change that state.
+    ``layout``
+        Results that depend on the memory layout of the input.
+    ``other process``
+        Results that depend on the process, its hash seed or its number of threads.
+    ``no mutation``
+        An encoder or decoder that writes to its arguments.
+    ``gradient``
+        A decoder that healing cannot train through: detached, rounded, or with a wrong derivative.
+    ``fake``
+        A training form that differs from the stored form, or that stops or spoils the gradient.
+    ``weights``
+        Row weights that change the form of the result, or divide by zero where rows do not matter.
+    ``settle``
+        Transforms that stay unsettled, outgrow their plan, or change when settled again.
+    ``carry``
+        Row weights that do not fit the planes they are for.
+    ``rate``
+        A rate estimate that is not one finite differentiable number of bits.
+    ``wire``
+        A transform that is not registered under its name and version, or whose artifact does not decode.
+
+    Parameters
+    ----------
+    transform : Transform
+        The value to check; if it is unsettled it is settled on each plane first.
+    seed : int
+        Picks the values of the standard planes.
+    planes : mapping of str to Tensor, optional
+        Further planes, for a transform that takes none of the standard ones or has edge cases of its own.
+
+    Returns
+    -------
+    list of Check
+        Callables that raise `AssertionError` with a sentence.
+
+    Examples
+    --------
+    In a test module of a plugin::
+
+        @pytest.mark.parametrize("check", transform_checks(Wavelet(levels=2)), ids=str)
+        def test_wavelet_conforms(check):
+            check()
+    """
+    battery = _Battery(transform, seed, {**(planes or {})})
+    bodies: dict[str, Callable[[], None]] = {
+        "config": lambda: check_config(transform),
+        "planning": battery.planning,
+        "edge planes": battery.edge_planes,
+        "plan": battery.plan,
+        "round trip": battery.round_trip,
+        "non-finite": battery.non_finite,
+        "repeatable": battery.repeatable,
+        "layout": battery.layout,
+        "other process": battery.other_process,
+        "no mutation": battery.no_mutation,
+        "gradient": battery.gradient,
+        "fake": battery.fake,
+        "weights": battery.weights,
+        "settle": battery.settle,
+        "carry": battery.carry,
+        "rate": battery.rate,
+        "wire": battery.wire,
+    }
+    return [Check(name, body) for name, body in bodies.items()]
+
+
+class _LazyPlanes(Mapping[str, Weighted]):
+    """Planes as the runner hands them to `settle`: not a dict, and loaded anew each time they are read."""
+
+    def __init__(self, planes: dict[str, Weighted]) -> None:
+        self._planes = planes
+
+    def __getitem__(self, name: str) -> Weighted:
+        plane, weights = self._planes[name]
+        return Weighted(plane.clone(), None if weights is None else weights.clone())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._planes)
+
+    def __len__(self) -> int:
+        return len(self._planes)
+
+
+def _settle(transform: Transform, x: Tensor, weights: Tensor | None = None) -> Transform:
+    if transform.settled:
+        return transform
+    settled = transform.settle(_LazyPlanes({"x": Weighted(x, weights)}))
+    require(list(settled) == ["x"], f"settle was given the plane 'x' and returned transforms for {list(settled)}")
+    return settled["x"]
+
+
+def _row_weights(x: Tensor, seed: int) -> Tensor:
+    words = random_words(x.shape[0], seed, "row weights") >> numpy.uint64(48)
+    return torch.from_numpy(words.astype(numpy.float32) / numpy.float32(65536))
+
+
+def _bits(planes: Mapping[str, Tensor]) -> dict[str, tuple[str, bytes]]:
+    return {name: (str(PlaneSpec.of(plane)), to_bytes(plane)) for name, plane in planes.items()}
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return list(a) == list(b) and _bits(a) == _bits(b)
+
+
+def _global_random_state() -> tuple[Any, ...]:
+    legacy: Any = numpy.random.get_state(legacy=False)
+    state = legacy["state"]
+    return (bytes(torch.get_rng_state().tolist()), state["key"].tobytes(), state["pos"], random.getstate())
+
+
+class _Battery:
+    """The bodies of the checks of one transform."""
+
+    def __init__(self, transform: Transform, seed: int, planes: dict[str, Tensor]) -> None:
+        self.transform = transform
+        self.seed = seed
+        self.own_planes = planes
+
+    @functools.cached_property
+    def planes(self) -> dict[str, Tensor]:
+        return {**standard_planes(self.seed), **self.own_planes}
+
+    @functools.cached_property
+    def cases(self) -> list[Case]:
+        """Planes that the transform takes without an error; ``edge planes`` judges the errors."""
+        cases = []
+        for name, plane in self.planes.items():
+            spec = PlaneSpec.of(plane)
+            try:
+                self.transform.plan(spec)
+                settled = _settle(self.transform, plane.clone())
+                settled.decode(settled.encode(plane.clone()), spec)
+            except Exception:  # noqa: BLE001 -- another check reports it with its message
+                continue
+            cases.append(Case(name, spec, settled, plane))
+        require(
+            bool(cases),
+            f"{self.transform!r} takes none of the planes, so nothing was checked; pass some that it takes as 'planes'",
+        )
+        return cases
+
+    @functools.cached_property
+    def answer(self) -> Answer:
+        return encode_elsewhere(self.transform, {case.name: (case.spec, case.x) for case in self.cases})
+
+    def planning(self) -> None:
+        require(
+            not self.answer.loaded,
+            f"planning with {self.transform!r} loads {' and '.join(self.answer.loaded)}; import them from stackc.lazy, and "
+            "other heavy packages in the functions that use them",
+        )
+
+    def edge_planes(self) -> None:
+        taken = 0
+        for name, plane in self.planes.items():
+            spec = PlaneSpec.of(plane)
+            try:
+                self.transform.plan(spec)
+            except SpecError as error:
+                require_sentence(str(error), f"plan of the plane {name!r} ({spec})")
+                continue
+            except Exception as error:
+                raise AssertionError(
+                    f"plan of {name!r} ({spec}) should raise SpecError, it raises {said(error)}"
+                ) from error
+            try:
+                settled = _settle(self.transform, plane.clone())
+                planes = settled.encode(plane.clone())
+            except TensorError as error:
+                require(name in EXTREME_PLANES, f"plan takes {name!r} ({spec}), but its values are refused: {error}")
+                require_sentence(str(error), f"encode of the plane {name!r} ({spec})")
+                continue
+            except Exception as error:
+                raise AssertionError(f"plan takes {name!r} ({spec}), but encode raises {said(error)}") from error
+            try:
+                decoded = settled.decode(planes, spec)
+            except Exception as error:
+                raise AssertionError(f"plan takes {name!r} ({spec}), but decode raises {said(error)}") from error
+            difference = spec.mismatch(decoded) if spec.dtype != "bool" else None
+            require(difference is None, f"the plane {name!r} decodes to something else: {difference}")
+            taken += 1
+        require(
+            taken > 0,
+            f"{self.transform!r} refuses every plane, so nothing was checked; pass some that it takes as 'planes'",
+        )
+
+    def plan(self) -> None:
+        for case in self.cases:
+            specs = case.transform.plan(case.spec)
+            planes = case.transform.encode(case.x)
+            require(bool(specs), f"plan of {case.name!r} makes no planes, so nothing could be stored")
+            require(
+                list(planes) == list(specs),
+                f"plan of {case.name!r} names {list(specs)}, encode makes {list(planes)} instead",
+            )
+            for name, spec in specs.items():
+                difference = spec.mismatch(planes[name])
+                require(
+                    difference is None, f"encode of {case.name!r} breaks the plan of the plane {name!r}: {difference}"
+                )
+                require(
+                    "/" not in name and bool(name),
+                    f"the plane name {name!r} is empty or has a slash, which separates paths",
+                )
+            unknown = case.transform.side - set(specs)
+            require(not unknown, f"side names {sorted(unknown)}, which are not among the planes {list(specs)}")
+
+    def round_trip(self) -> None:
+        for case in self.cases:
+            x = case.x
+            decoded = case.transform.decode(case.transform.encode(x), case.spec)
+            difference = case.spec.mismatch(decoded)
+            require(difference is None, f"the plane {case.name!r} decodes to something else: {difference}")
+            if case.transform.lossless:
+                require(
+                    same_bits(decoded, case.plane), f"{case.transform!r} is lossless but changes bits of {case.name!r}"
+                )
+                continue
+            require(bool(torch.isfinite(decoded).all()), f"the finite plane {case.name!r} decodes to NaN or infinity")
+            error = float(torch.linalg.vector_norm(case.plane.double() - decoded.double()))
+            bound = case.transform.error_bound(x)
+            require(
+                not math.isnan(bound) and bound >= 0, f"error_bound of {case.name!r} is {bound}, which bounds nothing"
+            )
+            slack = 1e-12 * float(torch.linalg.vector_norm(case.plane.double()))
+            require(
+                error <= bound * (1 + 1e-6) + slack,
+                f"the error of {case.name!r} is {error}, above its stated bound {bound}",
+            )
+        if self.transform.lossless:
+            self._exact_on_all_bit_patterns()
+
+    def _exact_on_all_bit_patterns(self) -> None:
+        for dtype in ("float64", "float32", "float16", "bfloat16"):
+            spec = PlaneSpec((48, 40), dtype)
+            plane = random_bits(spec, self.seed, dtype)
+            try:
+                self.transform.plan(spec)
+                settled = _settle(self.transform, plane.clone())
+                decoded = settled.decode(settled.encode(plane.clone()), spec)
+            except (SpecError, TensorError):
+                continue
+            require(
+                same_bits(decoded, plane),
+                f"{self.transform!r} is lossless but changes bits of {dtype} NaN, infinity or zero",
+            )
+
+    def non_finite(self) -> None:
+        if self.transform.lossless:
+            return
+        for name, plane in non_finite_planes(self.seed).items():
+            spec = PlaneSpec.of(plane)
+            try:
+                self.transform.plan(spec)
+            except SpecError:
+                continue
+            try:
+                settled = _settle(self.transform, plane.clone())
+                settled.encode(plane.clone())
+            except TensorError as error:
+                require_sentence(str(error), f"encode of a plane with {name}")
+                continue
+            except Exception as error:
+                raise AssertionError(
+                    f"encode of a plane with {name} should raise TensorError, not {said(error)}"
+                ) from error
+            raise AssertionError(f"encode takes a plane with {name}; call stackc.transform.require_finite")
+
+    def repeatable(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            for case in self.cases:
+                torch.manual_seed(1)
+                before = _global_random_state()
+                first = case.transform.encode(case.x)
+                decoded = case.transform.decode(first, case.spec)
+                require(
+                    before == _global_random_state(),
+                    f"encode or decode of {case.name!r} draws from a global random state; use numpy's Philox or a Generator",
+                )
+                torch.manual_seed(2)
+                second = case.transform.encode(case.x)
+                require(_same(first, second), f"encoding {case.name!r} twice gives different planes")
+                again = case.transform.decode(second, case.spec)
+                require(same_bits(decoded, again), f"decoding {case.name!r} twice gives different tensors")
+
+    def layout(self) -> None:
+        for case in self.cases:
+            expected = case.transform.encode(case.plane.clone(memory_format=torch.contiguous_format))
+            variants = {"strided": torch.stack([case.plane, case.plane], dim=-1)[..., 0]}
+            if case.plane.dim() >= 2:
+                variants["transposed"] = (
+                    case.plane.transpose(0, -1).clone(memory_format=torch.contiguous_format).transpose(0, -1)
+                )
+            for layout, x in variants.items():
+                require(
+                    _same(expected, case.transform.encode(x)),
+                    f"encode of {case.name!r} gives other planes when its memory is {layout}; begin with x.contiguous()",
+                )
+
+    def other_process(self) -> None:
+        for case in self.cases:
+            here = digest(self.transform, case.spec, case.x)
+            require(
+                self.answer.digests[case.name] == here,
+                f"encode of {case.name!r} gives other planes in a new process with another number of threads and hash seed",
+            )
+
+    def no_mutation(self) -> None:
+        for case in self.cases:
+            x = case.x
+            weights = _row_weights(x, self.seed) if x.dim() else None
+            before = None if weights is None else weights.clone()
+            if not self.transform.settled:
+                self.transform.settle({"x": Weighted(x, weights)})
+            planes = case.transform.encode(x, weights)
+            case.transform.error_bound(x)
+            require(same_bits(x, case.plane), f"encode writes to its input on the plane {case.name!r}")
+            require(
+                weights is None or before is None or same_bits(weights, before),
+                f"encode writes to the row weights of the plane {case.name!r}",
+            )
+            kept = {name: plane.clone() for name, plane in planes.items()}
+            case.transform.decode(planes, case.spec)
+            require(_same(planes, kept), f"decode writes to the planes that it was given for {case.name!r}")
+
+    def gradient(self) -> None:
+        for case in self.cases:
+            if not case.spec.is_real or case.spec.item_bytes < 4 or not 0 < case.spec.numel <= 4096:
+                continue
+            if case.name in EXTREME_PLANES:
+                continue
+            planes = case.transform.encode(case.x)
+            real = [name for name, plane in planes.items() if plane.is_floating_point() and plane.numel()]
+            if not real:
+                continue
+            exact = case.spec.dtype == "float64"
+            inputs = [planes[name].detach().double().clone().requires_grad_() for name in real]
+            rest = {name: plane for name, plane in planes.items() if name not in real}
+
+            def decoded(*values: Tensor, case: Case = case, rest: Any = rest, real: Any = real) -> Tensor:
+                return case.transform.decode({**rest, **dict(zip(real, values, strict=True))}, case.spec).double()
+
+            require(
+                decoded(*inputs).requires_grad,
+                f"decode of {case.name!r} is detached from its real planes {', '.join(real)}",
+            )
+            try:
+                torch.autograd.gradcheck(
+                    decoded,
+                    inputs,
+                    eps=1e-6 if exact else 1e-2,
+                    atol=1e-5 if exact else 1e-2,
+                    rtol=1e-3 if exact else 2e-2,
+                    fast_mode=True,
+                )
+            except RuntimeError as error:
+                raise AssertionError(
+                    f"the gradient of decode for {case.name!r} in {', '.join(real)} is wrong: {str(error).splitlines()[0]}"
+                ) from error
+
+    def fake(self) -> None:
+        for case in self.cases:
+            if not case.spec.is_real:
+                continue
+            x = case.x.requires_grad_()
+            forward = case.transform.fake(x)
+            stored = case.transform.decode(case.transform.encode(case.x), case.spec)
+            require(
+                forward.shape == x.shape and forward.dtype == x.dtype,
+                f"fake of {case.name!r} is {PlaneSpec.of(forward)}, the plane is {case.spec}",
+            )
+            if not case.spec.numel:
+                continue
+            largest = float(torch.maximum(case.plane.abs().max(), stored.detach().abs().max()))
+            step = 4 * torch.finfo(x.dtype).eps * largest
+            apart = float((forward.detach().double() - stored.detach().double()).abs().max())
+            require(
+                apart <= step,
+                f"fake of {case.name!r} is off by {apart} from what is stored, more than rounding explains ({step})",
+            )
+            require(forward.requires_grad, f"fake of {case.name!r} is detached from the plane, so nothing would train")
+            (gradient,) = torch.autograd.grad(forward.sum(), x)
+            require(
+                gradient.shape == x.shape,
+                f"the gradient of fake of {case.name!r} has the shape {tuple(gradient.shape)}",
+            )
+            require(bool(torch.isfinite(gradient).all()), f"the gradient of fake of {case.name!r} is NaN or infinite")
+            require(same_bits(x.detach(), case.plane), f"fake writes to the plane {case.name!r}")
+
+    def weights(self) -> None:
+        for case in self.cases:
+            if not case.spec.shape:
+                continue
+            x = case.x
+            some = _row_weights(x, self.seed)
+            some[::3] = 0
+            for label, weights in {
+                "1": torch.ones(x.shape[0]),
+                "0 and more": some,
+                "0": torch.zeros(x.shape[0]),
+            }.items():
+                transform = _settle(self.transform, x, weights)
+                planes = transform.encode(x, weights)
+                for name, spec in transform.plan(case.spec).items():
+                    difference = spec.mismatch(planes[name])
+                    require(
+                        difference is None,
+                        f"with row weights of {label}, {name!r} of {case.name!r} changes: {difference}",
+                    )
+                decoded = transform.decode(planes, case.spec)
+                require(
+                    not case.spec.is_real or bool(torch.isfinite(decoded).all()),
+                    f"with row weights of {label}, {case.name!r} decodes to NaN or infinity",
+                )
+                if transform.lossless:
+                    require(
+                        same_bits(decoded, case.plane), f"with row weights of {label}, {case.name!r} is no longer exact"
+                    )
+
+    def settle(self) -> None:
+        for case in self.cases:
+            upper = self.transform.plan(case.spec)
+            planes = _LazyPlanes({"a": Weighted(case.x), "b": Weighted(case.x)})
+            settled = self.transform.settle(planes)
+            require(
+                list(settled) == ["a", "b"], f"settle was given the planes 'a' and 'b' and returned {list(settled)}"
+            )
+            require(
+                settled == self.transform.settle(planes), f"settling twice on {case.name!r} gives different transforms"
+            )
+            for transform in settled.values():
+                require(transform.settled, f"settle of {case.name!r} returns {transform!r}, which is still unsettled")
+                check_config(transform)
+                specs = transform.plan(case.spec)
+                require(
+                    list(specs) == list(upper),
+                    f"settling on {case.name!r} changes the planes from {list(upper)} to {list(specs)}",
+                )
+                for name, spec in specs.items():
+                    require(
+                        spec == upper[name] if self.transform.settled else spec.numel <= upper[name].numel,
+                        f"settling on {case.name!r} makes {name!r} {spec}, which the plan gives as {upper[name]}",
+                    )
+                again = transform.settle({"x": Weighted(case.x)})["x"]
+                require(
+                    again.plan(case.spec) == specs,
+                    f"settling the settled {transform!r} again changes its plan for {case.name!r}",
+                )
+
+    def carry(self) -> None:
+        for case in self.cases:
+            if not case.spec.shape:
+                continue
+            x = case.x
+            weights = _row_weights(x, self.seed)
+            transform = _settle(self.transform, x, weights)
+            planes = transform.encode(x, weights)
+            kept = weights.clone()
+            for name, carried in transform.carry(weights, planes).items():
+                require(name in planes, f"carry names the plane {name!r} of {case.name!r}, which encode does not make")
+                rows = tuple(planes[name].shape[:1])
+                require(
+                    rows != () and tuple(carried.shape) == rows,
+                    f"carry gives weights of shape {tuple(carried.shape)} for {name!r} of {case.name!r}, which has {rows} rows",
+                )
+                require(
+                    bool(torch.isfinite(carried).all()) and bool((carried >= 0).all()),
+                    f"carry gives negative or non-finite weights for {name!r} of {case.name!r}",
+                )
+            require(same_bits(weights, kept), f"carry writes to the row weights of {case.name!r}")
+
+    def rate(self) -> None:
+        for case in self.cases:
+            planes = case.transform.encode(case.x)
+            real = {
+                name: plane.detach().clone().requires_grad_()
+                for name, plane in planes.items()
+                if plane.is_floating_point()
+            }
+            bits = case.transform.rate({**planes, **real})
+            if bits is None:
+                continue
+            require(
+                bits.dim() == 0,
+                f"rate of {case.name!r} has the shape {tuple(bits.shape)}, it must be one number of bits",
+            )
+            count = float(bits.detach())
+            require(math.isfinite(count) and count >= 0, f"rate of {case.name!r} is {count}, not a number of bits")
+            require(bits.requires_grad or not real, f"rate of {case.name!r} is detached from the real planes")
+
+    def wire(self) -> None:
+        raw = find("raw").stage
+        packer = raw()
+        require(not isinstance(packer, Transform), "the stage registered as 'raw' is not a packer")
+        for case in self.cases:
+            specs = case.transform.plan(case.spec)
+            stack = Branch(case.transform, dict.fromkeys(specs, Leaf(packer)))  # type: ignore[arg-type]
+            wire = msgspec.json.decode(msgspec.json.encode(to_wire(stack)))
+            try:
+                read = from_wire(wire, case.spec)
+            except StackcError as error:
+                raise AssertionError(
+                    f"the stack of {case.name!r} does not come back from the wire (is {case.transform.name!r} an entry point of "
+                    f"the group stackc.transforms?): {error}"
+                ) from error
+            require(read == stack, f"the stack of {case.name!r} comes back from the wire as {read}")
+            planes = case.transform.encode(case.x)
+            stored = {name: packer.pack(plane, specs[name]) for name, plane in planes.items()}  # type: ignore[union-attr]
+            decoded = decode(read, case.spec, lambda path, spec, leaf, stored=stored: leaf.unpack(stored[path], spec))  # type: ignore[misc]
+            require(
+                same_bits(decoded, case.transform.decode(planes, case.spec)),
+                f"the plane {case.name!r} decodes differently once its planes have been stored",
+            )

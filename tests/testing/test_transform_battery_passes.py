@@ -1,0 +1,23 @@
+"""The battery passes correct transforms."""
+
+from __future__ import annotations
+
+import pytest
+from sample_transforms import Absmax, KeepRows, Negate
+
+from stackc.testing import transform_checks
+
+
+@pytest.mark.parametrize("check", transform_checks(Negate()), ids=str)
+def test_lossless_transform_conforms(check):
+    check()
+
+
+@pytest.mark.parametrize("check", transform_checks(Absmax(bits=4), seed=3), ids=str)
+def test_lossy_transform_conforms(check):
+    check()
+
+
+@pytest.mark.parametrize("check", transform_checks(KeepRows()), ids=str)
+def test_unsettled_transform_conforms(check):
+    check()

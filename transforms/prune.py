@@ -1,0 +1,302 @@
+"""Prune: leave out single weights, rows or columns of small magnitude."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+import msgspec
+
+from stackc.errors import ArtifactError, SpecError, TensorError
+from stackc.lazy import torch
+from stackc.spec import PlaneSpec
+from stackc.transform import Transform, Weighted, require_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+#: Bits of the second digit of a float32 bit pattern; the first one has the remaining 15, as magnitudes have no sign.
+_LOW_BITS = 16
+
+
+class Prune(Transform, frozen=True):
+    """Remove a share of the single weights, rows or columns: those of smallest magnitude (Han et al. 2015).
+
+    Of ``n`` candidates ``n - round(share * n)`` are kept, always exactly; of equal ones those that come first.
+
+    ============ ======================== ============================ ================================
+    removes      ``mask`` (bool)          ``values``                   ``fallback``
+    ============ ======================== ============================ ================================
+    sparsity     shape of the input       kept values in C order, 1-d  --
+    rows         ``(rows,)``              ``(kept, ...)``              ``(1, ...)``: mean dropped row
+    columns      ``(columns,)``           ``(..., kept)``              ``(..., 1)``: mean dropped column
+    ============ ======================== ============================ ================================
+
+    Single weights are ranked by magnitude, rows and columns (along the first and the last axis) by their squared norm.
+    Row weights scale the squared magnitudes. Dropped weights decode to zero; dropped rows and columns to the fallback.
+
+    Parameters
+    ----------
+    sparsity, rows, columns : float, optional
+        Share to remove, 0 to 1; exactly one of the three.
+    scope : {"tensor", "global"}
+        With ``sparsity``: whether the share holds for each plane, or for all matched planes together, which then share
+        one magnitude threshold.
+    keep : int, optional
+        Number of weights kept in this plane. Written by `settle` for ``scope="global"``, not by people.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one share is given, or ``scope`` or ``keep`` does not go with it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[0.1, -3.0], [2.0, 0.2]])
+    >>> prune = Prune(sparsity=0.5)
+    >>> planes = prune.encode(x)
+    >>> planes["values"]
+    tensor([-3.,  2.])
+    >>> prune.decode(planes, PlaneSpec.of(x))
+    tensor([[ 0., -3.],
+            [ 2.,  0.]])
+    """
+
+    name: ClassVar[str] = "prune"
+    version: ClassVar[int] = 1
+    side: ClassVar[frozenset[str]] = frozenset({"mask", "fallback"})
+
+    sparsity: Annotated[_Share | None, msgspec.Meta(description="share of single weights to remove")] = None
+    rows: Annotated[_Share | None, msgspec.Meta(description="share of rows (first axis) to remove")] = None
+    columns: Annotated[_Share | None, msgspec.Meta(description="share of columns (last axis) to remove")] = None
+    scope: Annotated[
+        Literal["tensor", "global"],
+        msgspec.Meta(description="whether sparsity holds for each tensor or for all of them together"),
+    ] = "tensor"
+    keep: Annotated[
+        _Count | None,
+        msgspec.Meta(description="number of weights kept here; stackc chooses it for scope: global"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("sparsity", "rows", "columns") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of sparsity, rows and columns, not {' and '.join(given) or 'none'}")
+        if self.scope == "global" and self.sparsity is None:
+            raise ValueError(f"scope: global goes with sparsity, not with {given[0]}")
+        if self.keep is not None and self.scope != "global":
+            raise ValueError("keep goes with scope: global; with scope: tensor it follows from the share")
+
+    @property
+    def settled(self) -> bool:
+        """Whether the number of kept weights is known."""
+        return self.scope == "tensor" or self.keep is not None
+
+    def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
+        """Planes ``mask``, ``values`` and, for rows and columns, ``fallback``.
+
+        Raises
+        ------
+        SpecError
+            If the plane is not real, has fewer than two axes where rows or columns go, or fewer values than ``keep``.
+        """
+        if not spec.is_real:
+            raise SpecError(f"prune takes real planes (float16, bfloat16, float32, float64), this one is {spec}")
+        if self.sparsity is not None:
+            keep = self._count(spec.numel)
+            if keep > spec.numel:
+                raise SpecError(f"a plane of {spec} has no {keep} values to keep; {spec.numel} or fewer fit")
+            return {"mask": PlaneSpec(spec.shape, "bool", 0, 1), "values": PlaneSpec((keep,), spec.dtype)}
+        if len(spec.shape) < 2:
+            what = "rows" if self.rows is not None else "columns"
+            raise SpecError(f"pruning {what} takes planes with two axes or more, this one is {spec}; sparsity fits")
+        length = spec.shape[self._axis]
+        return {
+            "mask": PlaneSpec((length,), "bool", 0, 1),
+            "values": PlaneSpec(self._resized(spec.shape, self._count(length)), spec.dtype),
+            "fallback": PlaneSpec(self._resized(spec.shape, 1), "float64" if spec.dtype == "float64" else "float32"),
+        }
+
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Select what is kept.
+
+        Raises
+        ------
+        TensorError
+            If ``x`` holds NaN or infinity, or ``scope: global`` is not settled yet.
+        """
+        require_finite(x)
+        x = x.detach()
+        if not self.settled:
+            raise TensorError("prune with scope: global chooses its threshold over all tensors: settle() it first")
+        if self.sparsity is not None:
+            mask = _largest(_magnitudes(x, weights).reshape(-1), self._count(x.numel())).reshape(x.shape)
+            return {"mask": mask, "values": x[mask]}
+        axis = self._axis
+        mask = _largest(_energies(x, weights, axis), self._count(x.shape[axis]))
+        values = x.index_select(axis, mask.nonzero().reshape(-1))
+        return {"mask": mask, "values": values, "fallback": _fallback(x, mask, weights, axis)}
+
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        """Put the kept values back in their places.
+
+        Raises
+        ------
+        ArtifactError
+            If the mask does not mark as many places as there are values.
+        """
+        mask, dtype = planes["mask"], getattr(torch, spec.dtype)
+        values = planes["values"].to(dtype)
+        axis = 0 if self.sparsity is not None else self._axis
+        marked, stored = int(mask.sum()), values.shape[axis]
+        if marked != stored:
+            raise ArtifactError(f"the mask of a pruned plane marks {marked} places, but {stored} are stored")
+        if self.sparsity is not None:
+            return values.new_zeros(spec.shape).masked_scatter(mask, values)
+        candidates = torch.cat([values, planes["fallback"].to(dtype)], dim=axis)
+        # the fallback is the last candidate, and every dropped position refers to it
+        source = torch.where(mask, mask.cumsum(0) - 1, stored)
+        return candidates.index_select(axis, source)
+
+    def error_bound(self, x: Tensor) -> float:
+        """Norm of what is dropped, less the fallback; the norm of ``x`` as long as the count is not settled."""
+        wide = x.detach().to(torch.float64)
+        if not self.settled:
+            return float(torch.linalg.vector_norm(wide)) * (1 + 2**-40)
+        if self.sparsity is not None:
+            dropped = wide[
+                ~_largest(_magnitudes(x.detach(), None).reshape(-1), self._count(x.numel())).reshape(x.shape)
+            ]
+            return float(torch.linalg.vector_norm(dropped)) * (1 + 2**-40)
+        axis = self._axis
+        mask = _largest(_energies(x.detach(), None, axis), self._count(x.shape[axis]))
+        shown = _fallback(x.detach(), mask, None, axis).to(x.dtype).to(torch.float64)
+        dropped = wide.index_select(axis, (~mask).nonzero().reshape(-1))
+        return float(torch.linalg.vector_norm(dropped - shown)) * (1 + 2**-40)
+
+    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
+        """Choose how many weights every plane keeps, so that all planes together keep exactly the share asked for.
+
+        Magnitudes are compared as float32. A radix search over their bit patterns, whose order is that of the numbers,
+        finds the exact threshold in two walks over the planes, and a third one counts; memory holds one plane at a
+        time. Of weights equal to the threshold, those of the planes that come first are kept.
+        """
+        if self.settled:
+            return dict.fromkeys(planes, self)
+        high = torch.zeros(1 << (31 - _LOW_BITS), dtype=torch.int64)
+        for name in planes:
+            high += _histogram(_pattern(planes[name]) >> _LOW_BITS, high.numel())
+        digit, missing = _descend(high, self._share_kept(int(high.sum())))
+        low = torch.zeros(1 << _LOW_BITS, dtype=torch.int64)
+        for name in planes:
+            low += _low_histogram(_pattern(planes[name]), digit, low.numel())
+        rest, ties = _descend(low, missing)
+        threshold = (digit << _LOW_BITS) | rest
+        settled = {}
+        for name in planes:
+            above, equal = _count_from(_pattern(planes[name]), threshold)
+            equal = min(equal, ties)
+            ties -= equal
+            settled[name] = msgspec.structs.replace(self, keep=above + equal)
+        return settled
+
+    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Kept rows keep their weights; columns are cut within rows, so that all rows stay."""
+        if self.rows is not None:
+            return {"values": weights[planes["mask"]]}
+        if self.columns is not None:
+            return {"values": weights, "fallback": weights}
+        return {}
+
+    @property
+    def _axis(self) -> int:
+        return 0 if self.rows is not None else -1
+
+    def _count(self, length: int) -> int:
+        """How many of the candidates are kept; all of them as long as nothing is settled."""
+        if self.scope == "global":
+            return length if self.keep is None else self.keep
+        return self._share_kept(length)
+
+    def _share_kept(self, length: int) -> int:
+        share = next(share for share in (self.sparsity, self.rows, self.columns) if share is not None)
+        return length - round(share * length)
+
+    def _resized(self, shape: tuple[int, ...], length: int) -> tuple[int, ...]:
+        return (length, *shape[1:]) if self.rows is not None else (*shape[:-1], length)
+
+
+def _magnitudes(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Score of every weight: its magnitude, times the root of its row's weight."""
+    if weights is None:
+        return x.abs()
+    rows = weights.to(torch.float64).sqrt().reshape(-1, *[1] * (x.ndim - 1))
+    return x.abs().to(torch.float64) * rows
+
+
+def _energies(x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
+    """Score of every row or column: its squared norm, rows weighted."""
+    wide = x.to(torch.float64)
+    # largest magnitude 1: neither the squares of tiny weights vanish nor those of huge ones overflow
+    largest = wide.abs().amax() if wide.numel() else wide.new_zeros(())
+    squares = (wide / torch.where(largest > 0, largest, 1)).square()
+    if weights is not None:
+        squares = squares * weights.to(torch.float64).reshape(-1, *[1] * (x.ndim - 1))
+    return squares.flatten(1).sum(1) if axis == 0 else squares.flatten(0, -2).sum(0)
+
+
+def _fallback(x: Tensor, mask: Tensor, weights: Tensor | None, axis: int) -> Tensor:
+    """Mean of the dropped rows (weighted) or columns, which minimises their squared error; zeros if none is dropped."""
+    dropped = x.index_select(axis, (~mask).nonzero().reshape(-1)).to(torch.float64)
+    count = dropped.shape[axis]
+    share = dropped.new_full((count,), 1.0 / max(count, 1))
+    if weights is not None and axis == 0:
+        chosen = weights[~mask].to(torch.float64)
+        share = torch.where(chosen.sum() > 0, chosen / chosen.sum(), share)
+    mean = (dropped * share.reshape(-1, *[1] * (x.ndim - 1)) if axis == 0 else dropped * share).sum(axis, keepdim=True)
+    return mean.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _largest(scores: Tensor, count: int) -> Tensor:
+    """Mask of the ``count`` largest scores, 1-d; of equal ones the first.
+
+    A selection instead of a sort: embeddings have tens of millions of weights.
+    """
+    if count <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(scores.numel() - count + 1).values
+    above = scores > threshold
+    equal = scores == threshold
+    return above | (equal & (equal.cumsum(0) <= count - int(above.sum())))
+
+
+def _pattern(weighted: Weighted) -> Tensor:
+    """Scores of a plane as the bit patterns of float32, int32, 1-d."""
+    require_finite(weighted.plane)
+    return _magnitudes(weighted.plane.detach(), weighted.weights).to(torch.float32).reshape(-1).view(torch.int32)
+
+
+def _histogram(digits: Tensor, bins: int) -> Tensor:
+    return torch.bincount(digits, minlength=bins).cpu()
+
+
+def _low_histogram(keys: Tensor, digit: int, bins: int) -> Tensor:
+    """Histogram of the low digit of the keys with this high digit."""
+    return _histogram(keys[keys >> _LOW_BITS == digit] & (bins - 1), bins)
+
+
+def _count_from(keys: Tensor, threshold: int) -> tuple[int, int]:
+    """How many keys are above the threshold, and how many equal it."""
+    return int((keys > threshold).sum()), int((keys == threshold).sum())
+
+
+def _descend(histogram: Tensor, wanted: int) -> tuple[int, int]:
+    """The bin in which the ``wanted``-th largest key lies, and how many of that bin are wanted."""
+    from_top = histogram.flip(0).cumsum(0)
+    position = min(int(torch.searchsorted(from_top, wanted)), histogram.numel() - 1)
+    above = int(from_top[position - 1]) if position else 0
+    return histogram.numel() - 1 - position, wanted - above

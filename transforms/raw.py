@@ -1,0 +1,238 @@
+"""``raw``: integers at fixed width, everything else as it is. The default packer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from stackc.errors import ArtifactError, TensorError
+from stackc.lazy import numpy, torch
+from stackc.packer import Packer
+from stackc.planes import from_bytes, to_bytes
+from stackc.spec import PlaneSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+#: Elements that are widened to bits at a time: a multiple of 8, so that every chunk ends on a whole byte.
+_CHUNK = 1 << 18
+
+
+class Raw(Packer, frozen=True):
+    """Store planes without entropy coding: bounded integers at ``spec.bits`` each, all others as torch stores them.
+
+    **Format, version 1.** There is no header.
+
+    *Bounded integer planes* (``lo`` and ``hi`` known) *and bool planes* (as integers 0 and 1). Let ``w`` be the number of
+    bits of ``hi - lo``; ``w`` is 0 if ``lo == hi``, at most 64. Element ``i`` in C order is stored as the unsigned integer
+    ``x[i] - lo``. Its bit ``j`` (bit 0 has the value 1) is bit ``i * w + j`` of the stream, and bit ``k`` of the stream is
+    bit ``k % 8`` of byte ``k // 8``. The plane takes ``ceil(numel * w / 8)`` bytes; bits after the last element are 0. A
+    reader refuses other lengths, other bits at the end, and integers above ``hi - lo``.
+
+    *All other planes*: elements in C order, each little-endian (IEEE 754 for real planes, bfloat16 as the upper half of
+    float32, two's complement for integers). A reader refuses other lengths.
+
+    Examples
+    --------
+    >>> import torch
+    >>> spec = PlaneSpec((3,), "int8", lo=-1, hi=6)
+    >>> data = Raw().pack(torch.tensor([-1, 0, 6], dtype=torch.int8), spec)
+    >>> data.hex(), Raw().unpack(data, spec).tolist()
+    ('c801', [-1, 0, 6])
+    """
+
+    name: ClassVar[str] = "raw"
+    version: ClassVar[int] = 1
+
+    def refusal(self, spec: PlaneSpec) -> str | None:
+        """Return None: this packer takes every plane."""
+        return None
+
+    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
+        """Bytes of a plane.
+
+        Raises
+        ------
+        TensorError
+            If the plane does not fit the spec.
+        """
+        require_fit(x, spec)
+        return pack_integers(x, spec) if has_alphabet(spec) else to_bytes(x)
+
+    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
+        """The plane again; uses at most ten times ``spec.nbytes`` plus 32 MiB.
+
+        Raises
+        ------
+        ArtifactError
+            If the length is wrong, an integer is out of bounds, or a bit after the last element is set.
+        """
+        return unpack_integers(data, spec) if has_alphabet(spec) else from_bytes(data, spec)
+
+
+def has_alphabet(spec: PlaneSpec) -> bool:
+    """Whether the smallest and largest value of a plane are known: bounded integers and bool."""
+    return spec.lo is not None or spec.dtype == "bool"
+
+
+def alphabet(spec: PlaneSpec) -> tuple[int, int]:
+    """Smallest value of a plane that `has_alphabet`, and how far the largest lies above it.
+
+    Examples
+    --------
+    >>> alphabet(PlaneSpec((5,), "int8", lo=-7, hi=7)), alphabet(PlaneSpec((5,), "bool"))
+    ((-7, 14), (0, 1))
+    """
+    if spec.lo is None or spec.hi is None:
+        return 0, 1
+    return spec.lo, spec.hi - spec.lo
+
+
+def require_fit(x: Tensor, spec: PlaneSpec) -> None:
+    """Refuse to pack a plane that its spec does not describe.
+
+    Raises
+    ------
+    TensorError
+        With the difference; packing it would store other values than it holds.
+    """
+    difference = spec.mismatch(x)
+    if difference is None and spec.dtype == "bool" and spec.lo == spec.hi and spec.lo is not None and spec.numel:
+        difference = None if bool((x == bool(spec.lo)).all()) else f"expected only {bool(spec.lo)}, got both"
+    if difference is not None:
+        raise TensorError(
+            f"the plane to pack does not fit its spec: {difference}; encode it with the plan that made the spec"
+        )
+
+
+def packed_bytes(count: int, width: int) -> int:
+    """Bytes of ``count`` integers of ``width`` bits."""
+    return -(-count * width // 8)
+
+
+def offsets(x: Tensor, spec: PlaneSpec) -> np.ndarray:
+    """Elements in C order, less the lower bound, as unsigned integers.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(spec.numel,)``, the narrowest of ``uint8``, ``uint16``, ``uint32`` and ``uint64`` (little-endian).
+    """
+    lo, span = alphabet(spec)
+    flat = x.detach().cpu().contiguous().reshape(-1).numpy()
+    out = numpy.empty(flat.size, _unsigned(span.bit_length()))
+    low = numpy.uint64(lo % (1 << 64))
+    for start in range(0, flat.size, _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        out[chunk] = flat[chunk].astype(numpy.int64).view(numpy.uint64) - low
+    return out
+
+
+def from_offsets(values: np.ndarray, spec: PlaneSpec) -> Tensor:
+    """Inverse of `offsets`.
+
+    Raises
+    ------
+    ArtifactError
+        If a value lies above the upper bound.
+    """
+    lo, span = alphabet(spec)
+    if values.size and int(values.max()) > span:
+        raise ArtifactError(
+            f"a plane of {spec} holds the value {lo + int(values.max())}, above its upper bound; the file is damaged"
+        )
+    out = numpy.empty(values.size, numpy.dtype(spec.dtype))
+    low = numpy.uint64(lo % (1 << 64))
+    for start in range(0, values.size, _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        out[chunk] = (values[chunk].astype(numpy.uint64) + low).view(numpy.int64)
+    return torch.from_numpy(out).reshape(spec.shape)
+
+
+def pack_bits(values: np.ndarray, width: int) -> bytes:
+    """Unsigned integers at ``width`` bits each, least significant bit first.
+
+    Parameters
+    ----------
+    values : ndarray
+        Shape ``(n,)``, unsigned, each below ``2 ** width``.
+    width : int
+        0 to 64.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> pack_bits(numpy.array([1, 2, 3], numpy.uint8), 4).hex()
+    '2103'
+    """
+    if width == 0:
+        return b""
+    dtype = _unsigned(width)
+    if width == 8 * dtype.itemsize:
+        return values.astype(dtype).tobytes()
+    parts = []
+    for start in range(0, values.size, _CHUNK):
+        chunk = values[start : start + _CHUNK].astype(dtype)
+        bits = numpy.unpackbits(chunk.view(numpy.uint8).reshape(chunk.size, dtype.itemsize), axis=1, bitorder="little")
+        parts.append(numpy.packbits(bits[:, :width], bitorder="little").tobytes())
+    return b"".join(parts)
+
+
+def unpack_bits(data: bytes, width: int, count: int) -> np.ndarray:
+    """Inverse of `pack_bits` for ``count`` integers.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(count,)``, the narrowest unsigned little-endian dtype that holds ``width`` bits.
+
+    Raises
+    ------
+    ArtifactError
+        If the length is not that of ``count`` integers, or a bit after the last one is set.
+    """
+    if len(data) != packed_bytes(count, width):
+        raise ArtifactError(
+            f"{count} integers of {width} bits need {packed_bytes(count, width)} bytes, the file holds {len(data)}; it is damaged"
+        )
+    dtype = _unsigned(width)
+    if width == 0:
+        return numpy.zeros(count, dtype)
+    used = count * width % 8
+    if used and data[-1] >> used:
+        raise ArtifactError("a bit after the last packed integer is set; the file is damaged")
+    packed = numpy.frombuffer(data, numpy.uint8)
+    if width == 8 * dtype.itemsize:
+        return packed.view(dtype)
+    out = numpy.empty(count, dtype)
+    for start in range(0, count, _CHUNK):
+        chunk = out[start : start + _CHUNK]
+        first = start * width // 8
+        part = packed[first : first + packed_bytes(chunk.size, width)]
+        bits = numpy.unpackbits(part, count=chunk.size * width, bitorder="little").reshape(chunk.size, width)
+        if dtype.itemsize > 1:
+            wide = numpy.zeros((chunk.size, 8 * dtype.itemsize), numpy.uint8)
+            wide[:, :width] = bits
+            bits = wide
+        chunk[:] = numpy.packbits(bits, axis=1, bitorder="little").view(dtype).reshape(-1)
+    return out
+
+
+def pack_integers(x: Tensor, spec: PlaneSpec) -> bytes:
+    """A plane that `has_alphabet`, bit-packed as `Raw` describes."""
+    return pack_bits(offsets(x, spec), alphabet(spec)[1].bit_length())
+
+
+def unpack_integers(data: bytes, spec: PlaneSpec) -> Tensor:
+    """Inverse of `pack_integers`.
+
+    Raises
+    ------
+    ArtifactError
+        If the bytes are not what `pack_integers` makes of any plane with this spec.
+    """
+    return from_offsets(unpack_bits(data, alphabet(spec)[1].bit_length(), spec.numel), spec)
+
+
+def _unsigned(width: int) -> np.dtype[np.unsignedinteger]:
+    return numpy.dtype("u1" if width <= 8 else "<u2" if width <= 16 else "<u4" if width <= 32 else "<u8")

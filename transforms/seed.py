@@ -1,0 +1,234 @@
+"""Seed: principal components of the rows of a matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self
+
+import msgspec
+
+from stackc.errors import SpecError, TensorError
+from stackc.lazy import torch
+from stackc.spec import PlaneSpec
+from stackc.transform import Transform, Weighted, require_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Share of the variance that float64 rounding may hide.
+_VARIANCE_SLACK = 1e-12
+
+
+class Components(NamedTuple):
+    """Principal components in float64: ``rows ~ mean + (rows - mean) @ basis.T @ basis``."""
+
+    rows: Tensor
+    mean: Tensor
+    basis: Tensor
+    variances: Tensor
+
+
+class Seed(Transform, frozen=True):
+    """Store every row as a few coordinates in a basis that all rows share: ``mean + scores @ basis``.
+
+    Principal component analysis (Hotelling 1933), which is the best approximation of that rank in the squared error,
+    weighted by row if weights are given (Eckart and Young 1936). Axes after the first are flattened.
+
+    ========== ==================== ============================================================
+    plane      shape                holds
+    ========== ==================== ============================================================
+    ``mean``   ``(1, columns)``     mean row, weighted; absent with ``center=False``
+    ``basis``  ``(rank, columns)``  orthonormal rows, largest variance first, each with its entry
+                                    of largest magnitude positive
+    ``scores`` ``(rows, rank)``     coordinates of every row
+    ========== ==================== ============================================================
+
+    Computed in float64 through the smaller Gram matrix; stored as float32, or float64 of a float64 plane.
+
+    Parameters
+    ----------
+    rank : int, optional
+        Number of components, at most the smaller side of the matrix.
+    variance : float, optional
+        Instead of ``rank``: take the smallest rank that keeps this share of the (weighted) variance. `settle` replaces
+        it by that rank.
+    center : bool
+        Whether to take the mean row out first. Without, this is a truncated singular value decomposition, and
+        ``variance`` is a share of the squared norm.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of ``rank`` and ``variance`` is given.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 2.0], [3.0, 6.0], [2.0, 4.0]])
+    >>> planes = Seed(rank=1).encode(x)
+    >>> {name: tuple(plane.shape) for name, plane in planes.items()}
+    {'mean': (1, 2), 'basis': (1, 2), 'scores': (3, 1)}
+    >>> bool(torch.dist(Seed(rank=1).decode(planes, PlaneSpec.of(x)), x) < 1e-5)
+    True
+    """
+
+    name: ClassVar[str] = "seed"
+    version: ClassVar[int] = 1
+    side: ClassVar[frozenset[str]] = frozenset({"mean", "basis"})
+
+    rank: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        msgspec.Meta(description="number of components"),
+    ] = None
+    variance: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=1)] | None,
+        msgspec.Meta(description="share of the variance to keep; instead of rank"),
+    ] = None
+    center: Annotated[bool, msgspec.Meta(description="take the mean row out first")] = True
+
+    def __post_init__(self) -> None:
+        if (self.rank is None) == (self.variance is None):
+            given = "neither" if self.rank is None else "both"
+            raise ValueError(f"give exactly one of rank and variance, not {given}")
+
+    @property
+    def settled(self) -> bool:
+        """Whether the rank is known."""
+        return self.rank is not None
+
+    def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
+        """Planes ``mean`` (if centred), ``basis`` and ``scores``; of full rank as long as that is not settled.
+
+        Raises
+        ------
+        SpecError
+            If the plane is not real, has fewer than two axes, is empty, or has a side shorter than the rank.
+        """
+        if not spec.is_real or len(spec.shape) < 2 or not spec.numel:
+            raise SpecError(f"seed takes real planes with two axes or more that are not empty, this one is {spec}")
+        rows, columns = spec.shape[0], math.prod(spec.shape[1:])
+        most = min(rows, columns)
+        rank = most if self.rank is None else self.rank
+        if not 1 <= rank <= most:
+            raise SpecError(f"rank {rank} does not fit a matrix of {rows}x{columns}; 1 to {most} fit")
+        dtype = "float64" if spec.dtype == "float64" else "float32"
+        planes = {"basis": PlaneSpec((rank, columns), dtype), "scores": PlaneSpec((rows, rank), dtype)}
+        return {"mean": PlaneSpec((1, columns), dtype), **planes} if self.center else planes
+
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Find the components and project all rows on them, also those of weight zero.
+
+        Raises
+        ------
+        TensorError
+            If ``x`` holds NaN or infinity, if the scores overflow, or if ``variance`` is not settled yet.
+        """
+        require_finite(x)
+        if self.rank is None:
+            raise TensorError("seed with variance chooses its rank from the data: settle() it first")
+        found = _components(x.detach(), weights, self.center)
+        basis = found.basis[: self.rank]
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        scores = ((found.rows - found.mean) @ basis.T).to(dtype)
+        if not bool(scores.isfinite().all()):
+            raise TensorError(
+                f"values up to {float(x.abs().max()):g} make scores that overflow {dtype}; scale the weights"
+            )
+        planes = {"basis": basis.to(dtype).contiguous(), "scores": scores.contiguous()}
+        return {"mean": found.mean.to(dtype), **planes} if self.center else planes
+
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        """One matrix product, in the dtype of the planes, then rounded to the dtype of the spec."""
+        rows = planes["scores"] @ planes["basis"]
+        if self.center:
+            rows = planes["mean"] + rows
+        dtype = getattr(torch, spec.dtype)
+        limits = torch.finfo(dtype)
+        # an approximation may overshoot the largest value, which a narrow dtype may not hold
+        return rows.clamp(limits.min, limits.max).reshape(spec.shape).to(dtype)
+
+    def error_bound(self, x: Tensor) -> float:
+        """Root of the discarded variances, plus rounding of the planes and of the product in decode."""
+        x = x.detach()
+        found = _components(x, None, self.center)
+        rank = self.rank or _rank(found.variances, self.variance)
+        basis = found.basis[:rank]
+        centred = found.rows - found.mean
+        scores = centred @ basis.T
+        discarded = float(torch.linalg.vector_norm(centred - scores @ basis))
+        stored = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32)
+        shown = torch.finfo(x.dtype)
+        size = float(torch.linalg.vector_norm(found.rows))
+        # Higham 2002, section 3.5: a dot product of length r is off by r units of |scores| |basis|; three more for the planes
+        product = (rank + 3) * float(torch.linalg.vector_norm(scores.abs() @ basis.abs()))
+        mean = 2 * float(torch.linalg.vector_norm(found.mean)) * math.sqrt(x.shape[0])
+        rounding = stored.eps * (product + mean) + shown.eps / 2 * (size + discarded)
+        subnormal = (stored.smallest_normal * stored.eps * (rank + 3) + shown.smallest_normal * shown.eps) * math.sqrt(
+            x.numel()
+        )
+        return discarded * (1 + 2**-30) + 2**-40 * size + rounding * (1 + 2**-7) + subnormal
+
+    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
+        """Turn ``variance`` into the rank that each plane needs."""
+        if self.settled:
+            return dict.fromkeys(planes, self)
+        return {
+            name: msgspec.structs.replace(self, rank=_rank_of(planes[name], self.variance, self.center), variance=None)
+            for name in planes
+        }
+
+    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rows of ``scores`` are rows of the input."""
+        return {"scores": weights}
+
+
+def _rank(variances: Tensor, share: float | None) -> int:
+    """Smallest number of leading components that hold this share of the variance, at least one."""
+    cumulative = variances.cumsum(0)
+    wanted = cumulative[-1] * ((share or 1.0) - _VARIANCE_SLACK)
+    return min(int(torch.searchsorted(cumulative, wanted)) + 1, len(variances))
+
+
+def _rank_of(weighted: Weighted, share: float | None, center: bool) -> int:
+    require_finite(weighted.plane)
+    return _rank(_components(weighted.plane.detach(), weighted.weights, center).variances, share)
+
+
+def _components(x: Tensor, weights: Tensor | None, center: bool) -> Components:
+    """All principal components of the rows of a matrix.
+
+    The basis is orthonormal for every input, rank-deficient and zero matrices included: on the short side it consists
+    of the eigenvectors of the Gram matrix, on the long side of the Q of a Householder QR.
+    """
+    rows = x.to(torch.float64).flatten(1)
+    share = _shares(weights, rows)
+    mean = share @ rows if center else rows.new_zeros(rows.shape[1])
+    centred = rows - mean
+    # largest magnitude 1, so that the squares in the Gram matrix neither vanish nor overflow
+    largest = centred.abs().amax()
+    scaled = centred / torch.where(largest > 0, largest, 1)
+    if weights is not None:
+        scaled = scaled * (share * len(share)).sqrt()[:, None]
+    if scaled.shape[1] <= scaled.shape[0]:
+        eigenvalues, vectors = torch.linalg.eigh(scaled.T @ scaled)
+        basis = vectors.flip(1).T
+    else:
+        eigenvalues, vectors = torch.linalg.eigh(scaled @ scaled.T)
+        basis = torch.linalg.qr(scaled.T @ vectors.flip(1)).Q.T
+    return Components(rows, mean[None], _canonical(basis), eigenvalues.flip(0).clamp(min=0))
+
+
+def _shares(weights: Tensor | None, rows: Tensor) -> Tensor:
+    """Row weights that add up to one; equal ones if there are none, or only zeros."""
+    equal = rows.new_full((rows.shape[0],), 1.0 / rows.shape[0])
+    if weights is None:
+        return equal
+    wide = weights.to(torch.float64)
+    return torch.where(wide.sum() > 0, wide / wide.sum(), equal)
+
+
+def _canonical(basis: Tensor) -> Tensor:
+    """Turn every row so that its entry of largest magnitude is positive: an eigenvector has no sign of its own."""
+    largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
+    return torch.where(largest < 0, -basis, basis)
