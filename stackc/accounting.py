@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from stackc.artifact.reader import Artifact, StoredPlane
 from stackc.report import ByteRow
@@ -11,7 +12,7 @@ from stackc.report import ByteRow
 _ROLES = ("payload", "side", "tables", "container", "bundle")
 
 
-class _Total(NamedTuple):
+class _Total(msgspec.Struct, frozen=True):
     count: int = 0
     bytes: int = 0
     entropy_bits: float | None = 0.0

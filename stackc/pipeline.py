@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from stackc.accounting import byte_rows
 from stackc.artifact.reader import Artifact
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
     from stackc.reference import Reference
     from stackc.tasks import Evaluation, Outcome, Task
+
+
+NO_TASK = "none"
 
 
 class Compressed(NamedTuple):
@@ -73,13 +78,11 @@ class _Clock:
 class _Judge:
     """Evaluates models on the task; two models with the same bits are evaluated once."""
 
-    def __init__(self, task: Task, reference: Reference, progress: Progress) -> None:
-        self._task = task
+    def __init__(self, evaluation: Evaluation, model: nn.Module, reference: Reference, progress: Progress) -> None:
+        self._evaluation = evaluation
         self._reference = reference
         self._progress = progress
         self._scores: dict[str, Score] = {}
-        model = reference.build()
-        self._evaluation: Evaluation = evaluation
         self._outcome: Outcome = self._measure("reference", model)
         self.reference_score: Score = self._evaluation.score(self._outcome, self._outcome)
 
@@ -101,8 +104,18 @@ class _Judge:
     def score(self, label: str, state: Mapping[str, Tensor], digest: str) -> Score:
         if digest not in self._scores:
             outcome = self._measure(label, self._reference.build(state))
-            self._scores[digest] = self._task.score(outcome, self._outcome)
+            self._scores[digest] = self._evaluation.score(outcome, self._outcome)
         return self._scores[digest]
+
+
+def _prepare_judge(task: Task, reference: Reference, progress: Progress) -> _Judge | None:
+    """Evaluate the reference; None if the task measures nothing."""
+    task.check()
+    if task.name == NO_TASK:
+        return None
+    model = reference.build()
+    evaluation = task.prepare(reference.tokenizer(), getattr(model, "config", None))
+    return None if evaluation is None else _Judge(evaluation, model, reference, progress)
 
 
 def compress_to_file(
@@ -141,15 +154,12 @@ def compress_to_file(
     clock = _Clock()
     plan = plan_recipe(recipe, reference.specs, reference.ties, locked_choices(recipe))
     task = find_task(recipe.task)
-    judged = evaluate and task.name != "none"
-    if judged:
-        task.check()
     notes = _check_lock(recipe, reference)
+    with clock.measure("evaluate"):
+        judge = _prepare_judge(task, reference, progress) if evaluate else None
     with clock.measure("settle"):
         weights = _stage_weights(plan, task, reference)
         plan, choices = settle(plan, reference.tensor, weights, locked_choices(recipe))
-    with clock.measure("evaluate"):
-        judge = _Judge(task, reference, progress) if judged else None
     with ExitStack() as stack:
         with writing(path):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".stages-", dir=path.parent)))
@@ -166,7 +176,7 @@ def compress_to_file(
     report = Report(
         recipe=recipe.name,
         model=model,
-        task=task.describe() if judged else {"name": "none"},
+        task=judge.describe() if judge else {"task": NO_TASK},
         reference_score=judge.reference_score if judge else None,
         stages=rows,
         bytes=bytes_by_row,
@@ -186,7 +196,7 @@ def compress_to_file(
     )
     lock = lock_document(
         recipe,
-        task=task.to_recipe(),
+        task={"name": task.name, **{key: value for key, value in msgspec.to_builtins(task).items() if value is not None}},
         reference=model.fingerprint,
         weights={index: fingerprint(w) for index, w in enumerate(weights) if w is not None},
         choices=choices,

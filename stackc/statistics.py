@@ -307,9 +307,10 @@ def _symbol_counts(flat: Tensor) -> Tensor:
         return torch.bincount(flat.view(torch.uint8))
     least, most = (int(bound) for bound in torch.aminmax(flat))
     if most - least >= _TABLE_SPAN:
-        return torch.unique(flat, return_counts=True)[1]
+        occurring: Tensor = torch.unique(flat, return_counts=True)[1]
+        return occurring
     counts = torch.zeros(most - least + 1, dtype=torch.int64)
-    for chunk in flat.split(_CHUNK):  # bounds the memory of the copy to int64
+    for chunk in torch.split(flat, _CHUNK):  # bounds the memory of the copy to int64
         counts += torch.bincount(chunk.long() - least, minlength=counts.numel())
     return counts
 

@@ -64,7 +64,7 @@ class Cast(Transform, frozen=True):
             If ``x`` holds NaN or infinity, or a value too large for the target.
         """
         require_finite(x)
-        values = x.detach().to(getattr(torch, self.to))
+        values = x.detach().to(getattr(torch, self.to), memory_format=torch.contiguous_format)
         overflows = int(values.isinf().sum())
         if overflows:
             remedy = "cast to bfloat16 instead" if self.to == "float16" else "leave this tensor in float32"

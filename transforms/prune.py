@@ -11,6 +11,7 @@ from stackc.errors import ArtifactError, SpecError, TensorError
 from stackc.lazy import torch
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
+from stackc.transforms._repeatable import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -238,6 +239,7 @@ def _magnitudes(x: Tensor, weights: Tensor | None) -> Tensor:
     return x.abs().to(torch.float64) * rows
 
 
+@one_thread()
 def _energies(x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
     """Score of every row or column: its squared norm, rows weighted."""
     wide = x.to(torch.float64)
@@ -249,6 +251,7 @@ def _energies(x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
     return squares.flatten(1).sum(1) if axis == 0 else squares.flatten(0, -2).sum(0)
 
 
+@one_thread()
 def _fallback(x: Tensor, mask: Tensor, weights: Tensor | None, axis: int) -> Tensor:
     """Mean of the dropped rows (weighted) or columns, which minimises their squared error; zeros if none is dropped."""
     dropped = x.index_select(axis, (~mask).nonzero().reshape(-1)).to(torch.float64)

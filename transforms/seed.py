@@ -12,6 +12,7 @@ from stackc.errors import SpecError, TensorError
 from stackc.lazy import torch
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
+from stackc.transforms._repeatable import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +131,8 @@ class Seed(Transform, frozen=True):
         found = _components(x.detach(), weights, self.center)
         basis = found.basis[: self.rank]
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        scores = ((found.rows - found.mean) @ basis.T).to(dtype)
+        with one_thread():
+            scores = ((found.rows - found.mean) @ basis.T).to(dtype)
         if not bool(scores.isfinite().all()):
             raise TensorError(
                 f"values up to {float(x.abs().max()):g} make scores that overflow {dtype}; scale the weights"
@@ -195,13 +197,14 @@ def _rank_of(weighted: Weighted, share: float | None, center: bool) -> int:
     return _rank(_components(weighted.plane.detach(), weighted.weights, center).variances, share)
 
 
+@one_thread()
 def _components(x: Tensor, weights: Tensor | None, center: bool) -> Components:
     """All principal components of the rows of a matrix.
 
     The basis is orthonormal for every input, rank-deficient and zero matrices included: on the short side it consists
     of the eigenvectors of the Gram matrix, on the long side of the Q of a Householder QR.
     """
-    rows = x.to(torch.float64).flatten(1)
+    rows = x.to(torch.float64).flatten(1).contiguous()
     share = _shares(weights, rows)
     mean = share @ rows if center else rows.new_zeros(rows.shape[1])
     centred = rows - mean

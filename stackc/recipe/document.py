@@ -5,6 +5,7 @@ PyYAML keeps the last of two equal keys silently; in a recipe that is a typing e
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,45 @@ import yaml
 from stackc.errors import RecipeError
 
 Path_ = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's idea of plain values: PyYAML's own takes ``on:`` for true and ``1e-3`` for text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's interface
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value, 16 if node.value.startswith("0x") else 10)
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(node.value)
+
+
+# PyYAML's constructors read 010 as octal and 1:30 as base 60.
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+def parse_value(text: str) -> Any:
+    """One plain YAML value, as recipes read it.
+
+    Examples
+    --------
+    >>> parse_value("1e-3"), parse_value("on"), parse_value("[1, two]")
+    (0.001, 'on', [1, 'two'])
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
 class Document(NamedTuple):
@@ -68,7 +108,7 @@ def parse_document(text: str, name: str) -> Document:
     ({'stages': [{'use': 'int', 'bits': 4}]}, 2)
     """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1} of " if error.problem_mark else ""
         raise RecipeError(f"{line}{name} is not YAML: {error.problem or error}") from error
@@ -77,7 +117,7 @@ def parse_document(text: str, name: str) -> Document:
     if node is None:
         raise RecipeError(f"{name} is empty; a recipe needs at least 'stages:', see 'stackc list' for what can stand there")
     lines: dict[Path_, int] = {}
-    constructor = yaml.SafeLoader("")
+    constructor = _Loader("")
     return Document(_plain(node, (), lines, constructor, name, frozenset()), lines, name)
 
 

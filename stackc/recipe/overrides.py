@@ -9,7 +9,7 @@ import yaml
 
 from stackc.errors import RecipeError
 from stackc.nearest import nearest
-from stackc.recipe.document import Document, Path_, render_path
+from stackc.recipe.document import Document, Path_, parse_value, render_path
 
 _PART = re.compile(r"([A-Za-z_][\w-]*)|\[(-?\d+)\]")
 
@@ -42,7 +42,7 @@ def override(document: Document, assignments: list[str]) -> Document:
         if not equals:
             raise RecipeError(f"--set {assignment!r} has no '='; write for example --set stages[1].rank=8")
         try:
-            new = yaml.safe_load(text)
+            new = parse_value(text)
         except yaml.YAMLError as error:
             raise RecipeError(f"--set {target}: {text!r} is not a YAML value") from error
         _assign(value, _parse_target(target.strip()), new, assignment)

@@ -23,6 +23,7 @@ _COMPUTED_BUFFERS = re.compile(
 
 # A config may name attention and expert kernels, which transformers would download and run.
 _IMPLEMENTATION_KEYS = frozenset({"attn_implementation", "experts_implementation"})
+_ALIGNMENT = 64
 _BUILT_IN = frozenset({"eager", "sdpa"})
 
 
@@ -52,7 +53,7 @@ def build_transformers(config: Mapping[str, Any], state: Mapping[str, Tensor]) -
         If the architecture is unknown, the config does not build it, or weights are missing, left over or of another
         shape: transformers would fill such a layer with random numbers.
     """
-    state = dict(state)
+    state = {name: _aligned(tensor.detach()) for name, tensor in state.items()}
     with quiet_transformers():
         architecture = _architecture(config)
         try:
@@ -140,6 +141,16 @@ def _is_model_class(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, PreTrainedModel)
 
 
+def _aligned(tensor: Tensor) -> Tensor:
+    # CPU kernels sum in another order where memory is not aligned as torch allocates it (a mapped file, a numpy array): a
+    # lossless copy of a model must give the very numbers of the model.
+    return (
+        tensor
+        if tensor.data_ptr() % _ALIGNMENT == 0 and tensor.is_contiguous()
+        else tensor.clone(memory_format=torch.contiguous_format)
+    )
+
+
 def _dtype(state: Mapping[str, Tensor]) -> torch.dtype:
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     return functools.reduce(torch.promote_types, dtypes) if dtypes else torch.float32
@@ -149,7 +160,7 @@ def _without_kernels(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: _without_kernels(value) if isinstance(value, dict) else value
         for key, value in config.items()
-        if key.lstrip("_").removesuffix("_internal") not in _IMPLEMENTATION_KEYS or value in _BUILT_IN
+        if str(key).lstrip("_").removesuffix("_internal") not in _IMPLEMENTATION_KEYS or value in _BUILT_IN
     }
 
 

@@ -144,14 +144,15 @@ def read_tensor(path: Path, name: str, spec: PlaneSpec) -> Tensor:
 
     try:
         with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name).clone()
+            mapped: Tensor = file.get_tensor(name)
+            if mapped.dtype == torch.bool and mapped.numel() and int(mapped.view(torch.uint8).max()) > 1:
+                raise ModelError(f"{path} is damaged: {name!r} is bool but holds a byte other than 0 and 1")
+            tensor = mapped.clone()
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{name!r} cannot be read from {path}: {error}") from error
     difference = spec.mismatch(tensor)
     if difference is not None:
         raise ModelError(f"{path} changed while it was in use: {name!r}: {difference}")
-    if spec.dtype == "bool" and spec.numel and int(tensor.view(torch.uint8).max()) > 1:
-        raise ModelError(f"{path} is damaged: {name!r} is bool but holds a byte other than 0 and 1")
     return tensor
 
 

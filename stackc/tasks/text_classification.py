@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from msgspec import Meta
 
 from stackc import statistics
-from stackc.errors import DataError
+from stackc.errors import DataError, ModelError
 from stackc.lazy import torch
 from stackc.tasks import data as sources
 from stackc.tasks.task import Evaluation, Outcome, Progress, Score, Task
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _DEFAULT_SPLIT = "test"
+_NEEDED = "text classification needs a model with a sequence-classification head"
 
 
 class TextClassification(Task, frozen=True):
@@ -42,7 +43,7 @@ class TextClassification(Task, frozen=True):
     max_length : int
         Tokens of a text that the model sees, special tokens included.
     batch_size : int
-        Texts per forward pass.
+        Texts per forward pass. On a CPU larger batches are slower: more padding, and activations outgrow the caches.
     limit : int, optional
         Evaluate the first rows only; the report says so.
 
@@ -61,7 +62,7 @@ class TextClassification(Task, frozen=True):
     text: str | None = None
     label: str | None = None
     max_length: Annotated[int, Meta(ge=1)] = 64
-    batch_size: Annotated[int, Meta(ge=1)] = 64
+    batch_size: Annotated[int, Meta(ge=1)] = 32
     limit: Annotated[int, Meta(ge=1)] | None = None
 
     def check(self) -> None:
@@ -79,7 +80,9 @@ class TextClassification(Task, frozen=True):
             raise DataError(f"'subset: {self.subset}' is for Hugging Face data sets; {self.data} has no subsets")
         if kind == "file":
             if self.split != _DEFAULT_SPLIT:
-                raise DataError(f"'split: {self.split}' does not go with the file {self.data}: name the file of that split")
+                raise DataError(
+                    f"'split: {self.split}' does not go with the file {self.data}: name the file of that split"
+                )
             sources.check_file(self.data, {"text": self.text, "label": self.label})
         elif kind == "demo":
             sources.check_demo(self.data, self.split)
@@ -93,7 +96,9 @@ class TextClassification(Task, frozen=True):
             sources.check_file(train, {"text": self.text})
             same = kind == "file" and Path(train).expanduser().resolve() == Path(self.data).expanduser().resolve()
         elif kind == "file":
-            raise DataError(f"'train: {train}' is not a file, and {self.data} has no splits: name a file of training texts")
+            raise DataError(
+                f"'train: {train}' is not a file, and {self.data} has no splits: name a file of training texts"
+            )
         else:
             if kind == "demo":
                 sources.check_demo(self.data, train)
@@ -115,7 +120,7 @@ class TextClassification(Task, frozen=True):
         ----------
         tokenizer : transformers.PreTrainedTokenizerBase
             The reference's tokenizer.
-        config : transformers.PretrainedConfig
+        config : transformers.PretrainedConfig or None
             The reference's module config: ``num_labels``, ``label2id``, ``max_position_embeddings``.
 
         Raises
@@ -130,12 +135,16 @@ class TextClassification(Task, frozen=True):
         labels = _class_numbers(raw, table, config)
         if len(set(labels)) < 2:
             cause = f"the first {self.limit} rows of " if self.limit is not None else ""
-            raise DataError(f"all labels of {cause}{table.source} are {raw[0]!r}; accuracy means nothing with one class only")
+            raise DataError(
+                f"all labels of {cause}{table.source} are {raw[0]!r}; accuracy means nothing with one class only"
+            )
         ids = self.token_ids(texts, tokenizer)
         longest = max(map(len, ids))
         positions = getattr(config, "max_position_embeddings", None)
         if isinstance(positions, int) and longest > positions:
-            raise DataError(f"a text has {longest} tokens, the model {positions} positions: set 'max_length: {positions}' or less")
+            raise DataError(
+                f"a text has {longest} tokens, the model {positions} positions: set 'max_length: {positions}' or less"
+            )
         counts = Counter(raw)
         description = {
             "task": self.name,
@@ -171,7 +180,9 @@ class TextClassification(Task, frozen=True):
         table = sources.read_file(train) if sources.kind_of(train) == "file" else self._table(train)
         texts = [text for text in table.texts(self.text) if _same(text) not in held_out]
         if not texts:
-            raise DataError(f"every text of {table.source} is also a text of the evaluation split; training texts must be others")
+            raise DataError(
+                f"every text of {table.source} is also a text of the evaluation split; training texts must be others"
+            )
         return texts
 
     def token_ids(self, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
@@ -256,6 +267,8 @@ class ClassificationEvaluation(Evaluation):
         ------
         DataError
             If a label is not a class of the model.
+        ModelError
+            If the model is not a sequence classifier.
         """
         parameter = next(model.parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
@@ -264,7 +277,10 @@ class ClassificationEvaluation(Evaluation):
         with _evaluation_mode(model), torch.inference_mode():
             for batch in self.batches:
                 inputs = {key: value.to(device) for key, value in batch.inputs.items()}
-                values = model(**inputs).logits.to("cpu", torch.float32)
+                values = getattr(model(**inputs), "logits", None)
+                if values is None or values.dim() != 2:
+                    raise ModelError(f"{type(model).__name__} gives no logits per class: {_NEEDED}")
+                values = values.to("cpu", torch.float32)
                 if logits is None:
                     logits = torch.empty(total, values.shape[1])
                 logits[batch.rows] = values
@@ -273,7 +289,9 @@ class ClassificationEvaluation(Evaluation):
                     progress(done, total)
         assert logits is not None
         if logits.shape[1] <= int(self.labels.max()):
-            raise DataError(f"the data have the class {int(self.labels.max())}, the model has {logits.shape[1]} classes from 0")
+            raise DataError(
+                f"the data have the class {int(self.labels.max())}, the model has {logits.shape[1]} classes from 0"
+            )
         return Outcome.of(logits)
 
     def score(self, outcome: Outcome, reference: Outcome) -> Score:
@@ -332,8 +350,10 @@ def _class_numbers(labels: Sequence[int | str], table: sources.Table, config: An
     Where the data set names its classes and the model knows all these names, the names decide: two data sets of one
     task can number their classes differently.
     """
-    names = {str(name).casefold(): int(number) for name, number in (getattr(config, "label2id", None) or {}).items()}
-    classes = int(config.num_labels)
+    label2id: Mapping[str, int] = getattr(config, "label2id", None) or {}
+    names = {str(name).casefold(): int(number) for name, number in label2id.items()}
+    classes: int | None = getattr(config, "num_labels", None)
+    span = f"0 to {classes - 1}" if classes else "from 0"
     renumbered: dict[int, int] = {}
     if table.class_names and all(name.casefold() in names for name in table.class_names):
         renumbered = {number: names[name.casefold()] for number, name in enumerate(table.class_names)}
@@ -341,13 +361,13 @@ def _class_numbers(labels: Sequence[int | str], table: sources.Table, config: An
     for row, label in enumerate(labels):
         number = renumbered.get(label, label) if isinstance(label, int) else names.get(label.casefold())
         if number is None:
-            known = ", ".join(getattr(config, "label2id", None) or ()) or "none"
             raise DataError(
-                f"{table.place(row)}: the label {label!r} is not a class name of the model (it has {known}); "
-                f"write numbers 0 to {classes - 1}, or name the classes in label2id of the model's config.json"
+                f"{table.place(row)}: the label {label!r} is not a class name of the model (it has "
+                f"{', '.join(map(str, label2id)) or 'none'}); write numbers {span}, or name the classes in label2id of the "
+                "model's config.json"
             )
-        if not 0 <= number < classes:
-            raise DataError(f"{table.place(row)}: the label {number} is not a class of the model, which has 0 to {classes - 1}")
+        if classes and number >= classes:
+            raise DataError(f"{table.place(row)}: the label {number} is not a class of the model, which has {span}")
         numbers.append(number)
     return numbers
 

@@ -119,7 +119,7 @@ def tiny_reviews(folder: Path) -> Path:
         ``reviews.tsv``: 60 rows ``sentence<TAB>label`` under a header line, 32 of them positive (1). Beside it lies
         ``reviews-train.tsv``: 90 rows, none of them equal to an evaluation row.
     """
-    draw = random.Random(0)
+    draw = random.Random(0)  # noqa: S311
     rows: dict[str, int] = {}
     while len(rows) < 150:
         label = int(draw.random() < 0.5)

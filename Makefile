@@ -1,0 +1,53 @@
+# The few commands that people type. All of them set up what they need in $(VENV) first.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WORKERS ?= auto
+
+.PHONY: help install demo test lint types format baselines benchmark clean
+
+help:
+	@echo "make demo        compress the built-in model with recipes/prune+seed+int8.yaml"
+	@echo "make test        lint, types, tests and docstring examples"
+	@echo "make format      rewrite the code in the house style"
+	@echo "make baselines   every recipe of the README's table, one after another"
+	@echo "make benchmark   time and memory on a larger model: make benchmark MODEL=folder DATA=file.tsv"
+	@echo "make clean       remove the environment and caches"
+
+install: $(INSTALLED)
+
+# torch first and alone: its version decides which build is taken.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25'
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/stackc run recipes/prune+seed+int8.yaml --overwrite
+
+test: lint types
+	$(BIN)/python -m pytest -n $(WORKERS) --doctest-modules stackc transforms tests
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+baselines: $(INSTALLED)
+	$(BIN)/python benchmarks/baselines/run.py
+
+benchmark: $(INSTALLED)
+	$(BIN)/python benchmarks/speed/run.py --model $(MODEL) --data $(DATA)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

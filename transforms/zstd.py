@@ -1,0 +1,249 @@
+"""``zstd``: Zstandard over whichever byte layout of the plane compresses best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+
+import msgspec
+
+from stackc.errors import ArtifactError
+from stackc.lazy import numpy
+from stackc.packer import Packer
+from stackc.planes import from_bytes, to_bytes
+from stackc.spec import PlaneSpec
+from stackc.transforms.bits import (
+    alphabet,
+    from_offsets,
+    has_alphabet,
+    offsets,
+    pack_bits,
+    packed_bytes,
+    require_fit,
+    unpack_bits,
+    unpack_integers,
+    unsigned_dtype,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+_STORED, _PACKED, _ELEMENTS, _SHUFFLED = range(4)
+
+#: Above this level and size, layouts are compared at `_TRIAL_LEVEL`: which one wins hardly depends on the level.
+_FAST_LEVELS = 9
+_SMALL_BYTES = 1 << 18
+_TRIAL_LEVEL = 3
+
+#: The frame header descriptor of every frame that `Zstd` writes: no sizes, no checksum, no dictionary.
+_DESCRIPTOR = b"\0"
+_LEAST_WINDOW = 1 << 10
+
+
+class Zstd(Packer, frozen=True):
+    """Compress a plane with Zstandard, as bit-packed integers, whole elements or byte planes, whichever is smallest.
+
+    **Format, version 1.** A plane whose ``raw`` form (see there) has no bytes has none here either. Otherwise byte 0 is
+    the layout and the rest is the body.
+
+    ====== ======== =====================================================================================
+    layout body     holds
+    ====== ======== =====================================================================================
+    0      as it is the ``raw`` form
+    1      a frame  the ``raw`` form
+    2      a frame  the elements in C order, each a little-endian number of ``e`` bytes
+    3      a frame  the same bytes shuffled: byte 0 of every element, then byte 1 of every element, and so on
+    ====== ======== =====================================================================================
+
+    In layouts 2 and 3 the elements of a plane with bounds (and of a bool plane, as 0 and 1) are ``x[i] - lo`` and ``e`` is
+    the least of 1, 2, 4 and 8 such that ``hi - lo`` fits; all other planes have their own elements and their item size,
+    as in ``raw``.
+
+    A *frame* is one Zstandard frame (RFC 8878) without its first five bytes: the magic number ``28 B5 2F FD`` and the
+    frame header descriptor ``00``. So it begins with the window descriptor; there is no content size, checksum or
+    dictionary. To read it, put those five bytes before it. The window is at most 1 KiB or the least power of two that
+    holds the content, whichever is more. A reader refuses a frame that decodes to another length than the plane's, bytes
+    after the frame, and other layouts.
+
+    Bytes depend on the version of the Zstandard library that compresses, as they do for every Zstandard file; what they
+    decode to does not.
+
+    Parameters
+    ----------
+    level : int
+        Zstandard's compression level, 1 (fast) to 22 (small).
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.arange(4096) % 7
+    >>> spec = PlaneSpec((4096,), "int64", lo=0, hi=6)
+    >>> data = Zstd(level=5).pack(x, spec)
+    >>> len(data) < 40, torch.equal(Zstd().unpack(data, spec), x)
+    (True, True)
+    """
+
+    name: ClassVar[str] = "zstd"
+    version: ClassVar[int] = 1
+
+    level: Annotated[int, msgspec.Meta(ge=1, le=22, description="Zstandard level: 1 is fast, 22 is small")] = 19
+
+    def refusal(self, spec: PlaneSpec) -> str | None:
+        """Return None: this packer takes every plane."""
+        return None
+
+    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
+        """Bytes of a plane.
+
+        Raises
+        ------
+        TensorError
+            If the plane does not fit the spec.
+        """
+        require_fit(x, spec)
+        layouts = _layouts(x, spec)
+        stored = layouts[_PACKED]
+        if not stored:
+            return b""
+        largest = max(map(len, layouts.values()))
+        if self.level <= _FAST_LEVELS or largest <= _SMALL_BYTES:
+            bodies = {layout: _compress(content, self.level) for layout, content in layouts.items()}
+        else:
+            trials = {layout: len(_compress(content, _TRIAL_LEVEL)) for layout, content in layouts.items()}
+            chosen = min(trials, key=trials.__getitem__)
+            bodies = {chosen: _compress(layouts[chosen], self.level)}
+        layout = min(bodies, key=lambda layout: len(bodies[layout]))
+        if len(bodies[layout]) >= len(stored):
+            return bytes([_STORED]) + stored
+        return bytes([layout]) + bodies[layout]
+
+    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
+        """The plane again; uses at most ten times ``spec.nbytes`` plus 32 MiB, whatever the bytes say.
+
+        Raises
+        ------
+        ArtifactError
+            If the layout is unknown, or the frame is damaged, or is not the right length, or is not alone.
+        """
+        form = _form(spec)
+        if not form.packed_bytes:
+            if data:
+                raise ArtifactError(f"a plane of {spec} needs no bytes, the file holds {len(data)}")
+            return unpack_integers(b"", spec) if has_alphabet(spec) else from_bytes(b"", spec)
+        layout, body = (data[0], data[1:]) if data else (-1, b"")
+        if layout in (_STORED, _PACKED):
+            content = body if layout == _STORED else _decompress(body, form.packed_bytes)
+            return unpack_integers(content, spec) if has_alphabet(spec) else from_bytes(content, spec)
+        if layout not in (_ELEMENTS, _SHUFFLED):
+            raise ArtifactError(f"the file names the zstd layout {layout if data else 'of no bytes'}, known are 0 to 3; it is damaged")
+        content = _decompress(body, spec.numel * form.item_bytes)
+        if layout == _SHUFFLED:
+            content = unshuffle(content, form.item_bytes)
+        if has_alphabet(spec):
+            return from_offsets(unpack_bits(content, 8 * form.item_bytes, spec.numel), spec)
+        return from_bytes(content, spec)
+
+    def side_bytes(self, data: bytes, spec: PlaneSpec) -> int:
+        """The layout byte."""
+        return min(1, len(data))
+
+
+class _Form(NamedTuple):
+    packed_bytes: int
+    item_bytes: int
+
+
+def _form(spec: PlaneSpec) -> _Form:
+    if not has_alphabet(spec):
+        return _Form(spec.nbytes, spec.item_bytes)
+    width = alphabet(spec)[1].bit_length()
+    return _Form(packed_bytes(spec.numel, width), unsigned_dtype(width).itemsize)
+
+
+def _layouts(x: Tensor, spec: PlaneSpec) -> dict[int, bytes]:
+    """Contents to choose from, best guess first where sizes tie."""
+    form = _form(spec)
+    if has_alphabet(spec):
+        values = offsets(x, spec)
+        width = alphabet(spec)[1].bit_length()
+        layouts = {_PACKED: pack_bits(values, width)}
+        if width != 8 * form.item_bytes:
+            layouts[_ELEMENTS] = values.tobytes()
+        elements = values.tobytes() if form.item_bytes > 1 else b""
+    else:
+        layouts = {_PACKED: to_bytes(x)}
+        elements = layouts[_PACKED] if form.item_bytes > 1 else b""
+    if elements:
+        layouts[_SHUFFLED] = shuffle(elements, form.item_bytes)
+    return layouts
+
+
+def shuffle(data: bytes, item_bytes: int) -> bytes:
+    """Byte 0 of every element, then byte 1, and so on: exponents of real numbers end up side by side.
+
+    Source: the shuffle filter of HDF5 and Blosc.
+
+    Examples
+    --------
+    >>> shuffle(b"a1b2c3", 2)
+    b'abc123'
+    """
+    return _turn(data, (-1, item_bytes))
+
+
+def unshuffle(data: bytes, item_bytes: int) -> bytes:
+    """Inverse of `shuffle`.
+
+    Examples
+    --------
+    >>> unshuffle(b"abc123", 2)
+    b'a1b2c3'
+    """
+    return _turn(data, (item_bytes, -1))
+
+
+def _turn(data: bytes, shape: tuple[int, int]) -> bytes:
+    array: np.ndarray = numpy.frombuffer(data, numpy.uint8).reshape(shape)
+    return array.T.tobytes()
+
+
+def _compress(content: bytes, level: int) -> bytes:
+    import zstandard
+
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level,
+        source_size=len(content),
+        format=zstandard.FORMAT_ZSTD1_MAGICLESS,
+        write_content_size=False,
+        write_checksum=False,
+        write_dict_id=False,
+        threads=0,  # several threads would cut the content into jobs, and the bytes would depend on their number
+    )
+    if 1 << parameters.window_log > _window(len(content)):
+        raise RuntimeError(f"zstandard chose a window of 2**{parameters.window_log} for {len(content)} bytes")
+    frame = zstandard.ZstdCompressor(compression_params=parameters).compress(content)
+    if frame[:1] != _DESCRIPTOR:
+        raise RuntimeError(f"zstandard wrote the frame header descriptor {frame[:1].hex()} where 00 was asked for")
+    return frame[1:]
+
+
+def _decompress(frame: bytes, size: int) -> bytes:
+    """Content of a frame of known content size.
+
+    The descriptor that is put before it says that the frame states no content size: python-zstandard ignores
+    ``max_output_size`` for frames that do. The window is bounded too, since the decoder allocates it.
+    """
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=_window(size))
+    try:
+        content = decompressor.decompress(_DESCRIPTOR + frame, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ArtifactError(f"a zstd frame in the file does not decode to {size} bytes: {error}; it is damaged") from error
+    if len(content) != size:
+        raise ArtifactError(f"a zstd frame in the file decodes to {len(content)} bytes instead of {size}; it is damaged")
+    return content
+
+
+def _window(size: int) -> int:
+    return max(_LEAST_WINDOW, 1 << (size - 1).bit_length())
