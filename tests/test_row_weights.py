@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
@@ -18,6 +18,8 @@ from stackc.row_weights import fingerprint, row_weights
 from stackc.tasks.none import NoTask
 from stackc.tasks.text_classification import TextClassification
 from tests.helpers.tiny import VOCABULARY, tiny_classifier, tiny_reviews
+
+QUICK = settings(deadline=None, max_examples=25)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,7 @@ def read(path: Path, rows: int) -> torch.Tensor:
     return row_weights(str(path), rows=rows, task=NoTask(), tokenizer=None)
 
 
+@QUICK
 @given(values=st.lists(st.floats(0, 1e300), min_size=1, max_size=20).filter(any))
 def test_files_give_back_their_numbers(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
     folder = tmp_path_factory.mktemp("weights")

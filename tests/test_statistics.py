@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackc.statistics import (
@@ -24,9 +24,12 @@ from stackc.statistics import (
     wilson_interval,
 )
 
+# No deadline: the first call of a test imports scipy.
+QUICK = settings(deadline=None, max_examples=30)
 COUNTS = st.builds(PairedCounts, *[st.integers(0, 60)] * 4).filter(lambda counts: counts.rows > 0)
 
 
+@QUICK
 @given(st.integers(1, 5000), st.data())
 def test_wilson_interval_is_the_set_of_proportions_that_the_score_test_keeps(rows: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, rows))
@@ -43,6 +46,7 @@ def test_wilson_interval_refuses_more_successes_than_rows() -> None:
         wilson_interval(5, 4)
 
 
+@QUICK
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_mcnemar_sums_the_binomial_tails(worse: int, better: int) -> None:
     flips = worse + better
@@ -72,6 +76,7 @@ def test_retention_interval_is_that_of_resampled_rows() -> None:
     assert interval == pytest.approx(np.quantile(ratios, [0.025, 0.975]), abs=2e-3)
 
 
+@QUICK
 @given(COUNTS, st.integers(0, 2**32))
 def test_retention_interval_is_seeded_and_never_nan(counts: PairedCounts, seed: int) -> None:
     interval = retention_interval(counts, seed=seed, resamples=300)
@@ -88,7 +93,9 @@ def test_retention_interval_covers_the_truth_about_95_times_in_100() -> None:
     truth = np.array([0.80, 0.06, 0.03, 0.11])
     target = (truth[0] + truth[2]) / (truth[0] + truth[1])
     draws = np.random.default_rng(0).multinomial(800, truth, size=300)
-    intervals = [retention_interval(PairedCounts(*draw.tolist()), seed=i, resamples=1000) for i, draw in enumerate(draws)]
+    intervals = [
+        retention_interval(PairedCounts(*draw.tolist()), seed=i, resamples=1000) for i, draw in enumerate(draws)
+    ]
     hits = sum(interval is not None and interval.low <= target <= interval.high for interval in intervals)
     assert 270 <= hits <= 298
 
@@ -115,6 +122,7 @@ def test_four_flips_in_one_direction_are_no_evidence_although_the_bootstrap_excl
     assert verdict(interval, mcnemar_p(counts)) == "not significantly different from the reference"
 
 
+@QUICK
 @given(COUNTS)
 def test_sentence_agrees_with_the_interval(counts: PairedCounts) -> None:
     sentence, interval = retention_sentence(counts), retention_interval(counts)
@@ -141,6 +149,7 @@ def test_agreement_counts_equal_predictions() -> None:
     assert agreement(torch.tensor([0, 1, 2]), torch.tensor([0, 2, 2])) == pytest.approx(2 / 3)
 
 
+@QUICK
 @given(st.integers(0, 10_000))
 def test_kl_is_the_expected_log_ratio_and_ignores_a_shift(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -8,7 +8,8 @@ from stackc.errors import ArtifactError, TensorError
 from stackc.lazy import numpy
 from stackc.packer import Packer
 from stackc.spec import PlaneSpec
-from stackc.transforms.bits import (
+
+from ._bits import (
     alphabet,
     from_offsets,
     has_alphabet,
@@ -19,7 +20,7 @@ from stackc.transforms.bits import (
     unpack_bits,
     unsigned_dtype,
 )
-from stackc.transforms.frequency_table import Table, read_table, write_table
+from ._frequency_table import Table, read_table, write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,11 +46,11 @@ class Ans(Packer, frozen=True):
     * ``0x20``: the ``raw`` form of the plane follows (see there). Byte 0 is exactly ``0x20``.
     * ``0x40``: every symbol is the same one, which follows as an unsigned little-endian integer in as many bytes as the
       bits of ``hi - lo`` need. Byte 0 is exactly ``0x40``.
-    * ``0x00``: byte 0 begins a frequency table (see `stackc.transforms.frequency_table.read_table`), which gives ``n >= 2``
-      symbols in ascending order and their integer frequencies ``f``, summing to ``2**16``. The rest is the ANS stack.
+    * ``0x00``: byte 0 begins a frequency table (see `stackc.transforms._frequency_table.read_table`), which gives ``n >= 2``
+      symbols in ascending order and their integer frequencies ``f``, summing to ``2**20``. The rest is the ANS stack.
 
-    *The ANS stack.* With ``c[j]`` the sum of the frequencies before symbol ``j``, and ``c[n] = 2**16``, the coder works with
-    24 bits of precision and the cumulative frequencies ``b[j] = floor(c[j] * (2**24 - n) / 2**16) + j`` for ``j < n`` and
+    *The ANS stack.* With ``c[j]`` the sum of the frequencies before symbol ``j``, and ``c[n] = 2**20``, the coder works with
+    24 bits of precision and the cumulative frequencies ``b[j] = floor(c[j] * (2**24 - n) / 2**20) + j`` for ``j < n`` and
     ``b[n] = 2**24``. The stack is a sequence of 32-bit words, each stored little-endian, the top of the stack last; zero
     bytes at the very end are cut off, and put back until the length divides by 4. To decode::
 
@@ -69,8 +70,8 @@ class Ans(Packer, frozen=True):
     ``Categorical(f, perfect=False)``; the coder is that of Duda (2013).
 
     *Why this is exact everywhere.* constriction takes float64 probabilities and computes
-    ``b[j] = floor(c * ((2**24 - n) / sum)) + j`` in float64. Here ``c`` and ``sum`` are sums of integers up to ``2**16``
-    and ``sum`` is a power of two, so the quotient is a dyadic number of 24 bits and the product has at most 40: every
+    ``b[j] = floor(c * ((2**24 - n) / sum)) + j`` in float64. Here ``c`` and ``sum`` are integers up to ``2**20``
+    and ``sum`` is a power of two, so the quotient is a dyadic number of 24 bits and the product has at most 44: every
     operation is exact in IEEE 754 double precision, and no rounding mode, fused multiplication or vector unit can change
     it. Nothing else in the model is real-valued.
 
@@ -92,7 +93,9 @@ class Ans(Packer, frozen=True):
         if spec.is_real:
             return f"ans codes integers, not {spec.dtype}; put int before it, or use zstd"
         if not has_alphabet(spec):
-            return f"ans needs to know the smallest and largest value of an integer plane, {spec} has no bounds; use zstd"
+            return (
+                f"ans needs to know the smallest and largest value of an integer plane, {spec} has no bounds; use zstd"
+            )
         if alphabet(spec)[1] >= _LARGEST_ALPHABET:
             return f"ans takes at most {_LARGEST_ALPHABET:,} symbols, {spec} has {alphabet(spec)[1] + 1:,}; use zstd"
         return None
@@ -144,7 +147,9 @@ class Ans(Packer, frozen=True):
             return from_offsets(unpack_bits(data[1:], span.bit_length(), spec.numel), spec)
         if data[0] == _ONE_SYMBOL:
             if len(data) != 1 + _symbol_bytes(span):
-                raise ArtifactError(f"a plane of one repeated symbol takes {len(data)} bytes in the file; it is damaged")
+                raise ArtifactError(
+                    f"a plane of one repeated symbol takes {len(data)} bytes in the file; it is damaged"
+                )
             symbol = int.from_bytes(data[1:], "little")
             return from_offsets(numpy.full(spec.numel, symbol, unsigned_dtype(8 * _symbol_bytes(span))), spec)
         model, length = read_table(data, span + 1)

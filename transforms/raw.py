@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from stackc.packer import Packer
 from stackc.planes import from_bytes, to_bytes
 from stackc.spec import PlaneSpec
-from stackc.transforms.bits import has_alphabet, pack_integers, require_fit, unpack_integers
+
+from ._bits import has_alphabet, pack_integers, require_fit, unpack_integers
 
 if TYPE_CHECKING:
     from torch import Tensor

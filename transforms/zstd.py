@@ -11,7 +11,8 @@ from stackc.lazy import numpy
 from stackc.packer import Packer
 from stackc.planes import from_bytes, to_bytes
 from stackc.spec import PlaneSpec
-from stackc.transforms.bits import (
+
+from ._bits import (
     alphabet,
     from_offsets,
     has_alphabet,
@@ -135,7 +136,9 @@ class Zstd(Packer, frozen=True):
             content = body if layout == _STORED else _decompress(body, form.packed_bytes)
             return unpack_integers(content, spec) if has_alphabet(spec) else from_bytes(content, spec)
         if layout not in (_ELEMENTS, _SHUFFLED):
-            raise ArtifactError(f"the file names the zstd layout {layout if data else 'of no bytes'}, known are 0 to 3; it is damaged")
+            raise ArtifactError(
+                f"the file names the zstd layout {layout if data else 'of no bytes'}, known are 0 to 3; it is damaged"
+            )
         content = _decompress(body, spec.numel * form.item_bytes)
         if layout == _SHUFFLED:
             content = unshuffle(content, form.item_bytes)
@@ -239,9 +242,13 @@ def _decompress(frame: bytes, size: int) -> bytes:
     try:
         content = decompressor.decompress(_DESCRIPTOR + frame, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise ArtifactError(f"a zstd frame in the file does not decode to {size} bytes: {error}; it is damaged") from error
+        raise ArtifactError(
+            f"a zstd frame in the file does not decode to {size} bytes: {error}; it is damaged"
+        ) from error
     if len(content) != size:
-        raise ArtifactError(f"a zstd frame in the file decodes to {len(content)} bytes instead of {size}; it is damaged")
+        raise ArtifactError(
+            f"a zstd frame in the file decodes to {len(content)} bytes instead of {size}; it is damaged"
+        )
     return content
 
 

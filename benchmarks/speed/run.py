@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 MEMORY_ALLOWANCE = 500e6
 MEMORY_FACTOR = 1.5
@@ -24,13 +25,17 @@ ENCODE = """
 import json, resource, sys, time
 begin = time.perf_counter()
 import stackc
-run = stackc.run(sys.argv[1], sys.argv[2], output=sys.argv[3], overwrite=True, evaluate=False)
+run = stackc.run(sys.argv[1], sys.argv[2], output=sys.argv[3], overwrite=True, evaluate=len(sys.argv) > 4)
 seconds = run.report.seconds
 print(json.dumps({
     "seconds": seconds["encode"] + seconds["settle"],
     "with checks": sum(seconds.values()),
     "process": time.perf_counter() - begin,
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "score": None if run.report.final.score is None else {
+        "reference": run.report.reference_score.value, "value": run.report.final.score.value, "rows": run.report.final.score.rows,
+        "verdict": run.report.final.score.verdict,
+    },
     "bytes": run.report.model.bytes, "file": run.report.file.bytes, "ratio": run.report.file.ratio,
 }))
 """
@@ -66,7 +71,7 @@ print(json.dumps({"seconds": middle - begin, "decode": time.perf_counter() - mid
 """
 
 
-def measure(script: str, *arguments: str) -> dict[str, float]:
+def measure(script: str, *arguments: str) -> dict[str, Any]:
     """Run a script in a process of its own and read the JSON that it prints."""
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -74,7 +79,7 @@ def measure(script: str, *arguments: str) -> dict[str, float]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def median(rows: list[dict[str, float]], key: str) -> float:
+def median(rows: list[dict[str, Any]], key: str) -> float:
     """Median of one figure over repeated runs."""
     return statistics.median(row[key] for row in rows)
 
@@ -90,13 +95,13 @@ def main() -> None:
     arguments = parser.parse_args()
     encodes, decodes, peers = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        output = str(Path(folder) / "run")
+        output, recipe = str(Path(folder) / "run"), with_task(arguments, Path(folder))
         for _ in range(arguments.repeat):
-            encodes.append(measure(ENCODE, arguments.recipe, arguments.model, output))
+            encodes.append(measure(ENCODE, recipe, arguments.model, output))
             decodes.append(measure(DECODE, str(Path(output) / "model.stackc")))
             peers.append(measure(ZSTD, arguments.model))
         imports = measure(IMPORTS)
-        evaluation = evaluate(arguments, Path(folder)) if arguments.data else ""
+        evaluated = measure(ENCODE, recipe, arguments.model, output, "evaluate") if arguments.data else None
     size = encodes[0]["bytes"]
     limit = MEMORY_FACTOR * size + MEMORY_ALLOWANCE
     print(f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, recipe {Path(arguments.recipe).name}")
@@ -114,26 +119,24 @@ def main() -> None:
     print(f"| zstd -3, compress | {median(peers, 'seconds'):.2f} | | {peers[0]['file']:.0f} | 1.0 |")
     print(f"| zstd -3, decompress | {median(peers, 'decode'):.2f} | | {peers[0]['bytes']:.0f} | 1.0 |")
     print(f"\nratio {encodes[0]['ratio']:.1f}x; memory limit 1.5 x model + 500 MB = {limit / 1e6:.0f} MB")
-    if evaluation:
-        print("\n" + evaluation)
+    if evaluated:
+        score = evaluated["score"]
+        print(f"\n{score['rows']} rows: reference {score['reference']:.4f}, decoded file {score['value']:.4f}; {score['verdict']}")
 
 
-def evaluate(arguments: argparse.Namespace, folder: Path) -> str:
-    """Run the recipe with its evaluation on the data; the summary sentence."""
-    import stackc
+def with_task(arguments: argparse.Namespace, folder: Path) -> str:
+    """The recipe's file, or one beside it that names the data."""
     from stackc.recipe.document import read_document
     from stackc.recipe.overrides import override
-    from stackc.recipe.parse import find_recipe, parse_recipe
+    from stackc.recipe.parse import find_recipe
 
-    document = override(read_document(find_recipe(arguments.recipe)), [f"task={{name: text-classification, data: {arguments.data}}}"])
-    report = stackc.run(parse_recipe(document), arguments.model, output=folder / "evaluated").report
-    score, reference = report.final.score, report.reference_score
-    if score is None or reference is None:
-        return "no evaluation"
-    return (
-        f"{reference.rows} rows: reference {reference.value:.4f} ({reference.low:.4f} to {reference.high:.4f}), "
-        f"decoded file {score.value:.4f} ({score.low:.4f} to {score.high:.4f}); {score.verdict}"
-    )
+    document = read_document(find_recipe(arguments.recipe))
+    if arguments.data:
+        task = {"name": "text-classification", "data": arguments.data, "train": arguments.train}
+        document = override(document, [f"task={json.dumps(task)}"])
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(document.value), encoding="utf-8")
+    return str(path)
 
 
 if __name__ == "__main__":

@@ -238,7 +238,8 @@ class Artifact(Mapping[str, "Tensor"]):
         """The bundled tokenizer, or None."""
         from stackc.reference import tokenizer_from_files
 
-        return tokenizer_from_files({name: self.bundled_file(name) for name in self.bundled}) if self.bundled else None
+        files = {name: self.bundled_file(name) for name in self.bundled}
+        return tokenizer_from_files(files, self.config) if files else None
 
     def close(self) -> None:
         """Close the file."""

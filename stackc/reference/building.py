@@ -61,7 +61,7 @@ def build_transformers(config: Mapping[str, Any], state: Mapping[str, Tensor]) -
                 None,
                 config=architecture.config_class.from_dict(_without_kernels(config)),
                 state_dict=state,
-                torch_dtype=_dtype(state),  # the spelling that every supported release accepts
+                torch_dtype=common_dtype(state),  # the spelling that every supported release accepts
                 ignore_mismatched_sizes=True,  # they come back in info, with their names
                 output_loading_info=True,
             )
@@ -151,7 +151,15 @@ def _aligned(tensor: Tensor) -> Tensor:
     )
 
 
-def _dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+def common_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    """The narrowest dtype that holds every real tensor of a state dict exactly; float32 where there is none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> common_dtype({"a": torch.zeros(1).half(), "b": torch.zeros(1).bfloat16(), "ids": torch.tensor(3)})
+    torch.float32
+    """
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     return functools.reduce(torch.promote_types, dtypes) if dtypes else torch.float32
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from stackc.errors import ModelError
 from stackc.lazy import torch
 from stackc.planes import to_bytes
-from stackc.reference.building import build_transformers
+from stackc.reference.building import build_transformers, common_dtype
 from stackc.reference.reference import Kind, Reference, distinct, require_known
 from stackc.reference.safetensors_file import unsupported
 from stackc.reference.sharing import restore_ties, ties_of
@@ -133,8 +133,9 @@ def _config(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any] | 
     config: Any = getattr(module, "config", None)
     if not hasattr(config, "to_json_string"):
         return None
-    content: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    content: dict[str, Any] = json.loads(config.to_json_string())
     content["architectures"] = [type(module).__name__]
+    content["torch_dtype" if "torch_dtype" in content else "dtype"] = str(common_dtype(state)).removeprefix("torch.")
     try:
         rebuilt = build_transformers(content, state)
     except ModelError:

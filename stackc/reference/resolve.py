@@ -121,14 +121,15 @@ def _nearest_entry(path: Path) -> str:
 def _download(name: str, cache: Path | None) -> Path:
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import HfHubHTTPError, HFValidationError
     except ImportError as error:
         raise DependencyError(
             "downloading a model needs the package huggingface_hub: pip install huggingface_hub"
         ) from error
     try:
         return Path(huggingface_hub.snapshot_download(name, cache_dir=cache, allow_patterns=list(_HUB_FILES)))
-    except (OSError, HFValidationError, *_transport_errors()) as error:
+    except (OSError, HFValidationError, *HfHubHTTPError.__bases__) as error:
+        # The base is the HTTP error of whichever client this release of huggingface_hub speaks through.
         local = nearest(name, [*DEMO_MODELS, *(entry.name for entry in _entries(Path()))])
         reason = str(error).strip().partition("\n")[0].rstrip(". ")
         raise ModelError(
@@ -142,12 +143,6 @@ def _entries(folder: Path) -> Iterable[Path]:
         return list(folder.iterdir())
     except OSError:
         return ()
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    # huggingface_hub speaks through requests before 1.0, whose errors are OSErrors, and through httpx since.
-    httpx = sys.modules.get("httpx")
-    return (httpx.HTTPError,) if httpx is not None else ()
 
 
 def _factory(name: str) -> Reference:

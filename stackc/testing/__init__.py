@@ -11,4 +11,9 @@ module alone needs the package hypothesis.
 """
 
 from stackc.testing.check import Check as Check
+from stackc.testing.frozen import check_frozen as check_frozen
+from stackc.testing.frozen import write_frozen as write_frozen
+from stackc.testing.packers import Plane as Plane
+from stackc.testing.packers import packer_checks as packer_checks
+from stackc.testing.planes import standard_planes as standard_planes
 from stackc.testing.transforms import transform_checks as transform_checks

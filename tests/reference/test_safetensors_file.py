@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -240,3 +242,28 @@ def test_any_flipped_byte_opens_or_raises_a_model_error(tmp_path: Path, data: st
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
     usable(path)
+
+
+READ_ALL = """
+import resource, sys, torch
+from pathlib import Path
+from stackc.reference import SafetensorsReference
+reference = SafetensorsReference.open(Path(sys.argv[1]), "large")
+reference.tensor("warm")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name in reference.specs:
+    reference.tensor(name)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def test_reading_one_by_one_holds_one_tensor(tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    each, count = 32 << 20, 8
+    header = {str(i): entry("U8", (each,), (i * each, (i + 1) * each)) for i in range(count)}
+    path = write(tmp_path / "large.safetensors", header | {"warm": entry("U8", (1,), (count * each, count * each + 1))})
+    with path.open("rb+") as file:  # sparse: takes no disk
+        file.truncate(path.stat().st_size + count * each + 1)
+    run = subprocess.run([sys.executable, "-c", READ_ALL, str(path)], capture_output=True, text=True, check=True)
+    # The copy and the mapped pages that it is made from.
+    assert int(run.stdout) < 3 * each

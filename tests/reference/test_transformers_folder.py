@@ -109,7 +109,7 @@ def test_build_uses_the_given_weights_and_leaves_them_alone(classifier: Path) ->
 def test_outputs_do_not_depend_on_where_the_weights_lie(classifier: Path) -> None:
     reference = opened(classifier)
     expected = logits(reference.build())
-    for offset in range(1, 16):
+    for offset in (1, 3, 8):
         shifted = {}
         for name in reference.specs:
             tensor = reference.tensor(name)
@@ -145,7 +145,7 @@ def test_left_over_weights_are_refused(classifier: Path) -> None:
 
 
 def test_weights_of_another_size_are_refused(classifier: Path) -> None:
-    with pytest.raises(ModelError, match=r"classifier.weight has shape \(2, 16\), the config needs \(3, 16\)"):
+    with pytest.raises(ModelError, match=r"classifier.bias has shape \(2,\), the config needs \(3,\)"):
         build_transformers({**config_of(classifier), "id2label": {0: "a", 1: "b", 2: "c"}}, state_of(classifier))
 
 
@@ -248,7 +248,7 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"config.json is not a JSON object"):
             opened(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match="neither model.safetensors nor"):
+    with pytest.raises(ModelError, match=r"neither model.safetensors nor"):
         opened(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
     with pytest.raises(ModelError, match="safe_serialization=True"):

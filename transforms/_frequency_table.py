@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stackc.errors import ArtifactError
 from stackc.lazy import numpy
-from stackc.transforms.bits import pack_bits, packed_bytes, unpack_bits
+
+from ._bits import pack_bits, packed_bytes, unpack_bits
 
 if TYPE_CHECKING:
     import numpy as np
 
 #: The frequencies of a model add up to 2 to this power.
-PRECISION = 16
+PRECISION = 20
 _TOTAL = 1 << PRECISION
+
+_LOG2_BITS = 12  # binary digits after the point when the encoder compares costs
 
 _MOST_MANTISSA_BITS = 7
 _MOST_RICE_BITS = 15
@@ -22,7 +25,7 @@ _DELTA, _GAPS = 8, 16
 
 
 class Table(NamedTuple):
-    """The symbols that occur, in ascending order, and their frequencies; shapes ``(n,)``, int64, frequencies add up to 2**16."""
+    """The symbols that occur, in ascending order, and their frequencies; shapes ``(n,)``, int64, frequencies add up to 2**20."""
 
     symbols: np.ndarray
     frequencies: np.ndarray
@@ -40,7 +43,7 @@ def frequencies(levels: np.ndarray, mantissa_bits: int) -> np.ndarray:
 
     Level ``q >= 1`` is the weight ``(2**m + (q - 1) % 2**m) << ((q - 1) >> m)``, a number with ``m`` mantissa bits. With
     ``C[i]`` the sum of the weights before ``i``, ``T`` the sum of all and ``n`` their number, the frequency of ``i`` is
-    ``floor(C[i + 1] * (2**16 - n) / T) - floor(C[i] * (2**16 - n) / T) + 1``.
+    ``floor(C[i + 1] * (2**20 - n) / T) - floor(C[i] * (2**20 - n) / T) + 1``.
 
     Parameters
     ----------
@@ -52,20 +55,21 @@ def frequencies(levels: np.ndarray, mantissa_bits: int) -> np.ndarray:
     Returns
     -------
     ndarray
-        Shape ``(n,)``, int64, each at least 1; they add up to 65,536.
+        Shape ``(n,)``, int64, each at least 1; they add up to 2**20.
 
     Examples
     --------
     >>> import numpy
     >>> frequencies(numpy.array([3, 2, 1]), 0).tolist()
-    [37448, 18724, 9364]
+    [599185, 299593, 149798]
     """
     exponents = (levels - 1) >> mantissa_bits
     mantissas = (levels - 1) & ((1 << mantissa_bits) - 1)
     weights = ((1 << mantissa_bits) + mantissas) << exponents
-    sums = numpy.cumsum(weights)  # at most 2**16 * 2**23, and 2**16 times that is below 2**63
+    sums = numpy.cumsum(weights)  # at most 2**16 * 2**23, and 2**20 times that is below 2**63
     ends = sums * (_TOTAL - levels.size) // sums[-1]
-    return numpy.diff(ends, prepend=0) + 1
+    result: np.ndarray = numpy.diff(ends, prepend=0) + 1
+    return result
 
 
 def nearest_levels(counts: np.ndarray, mantissa_bits: int) -> np.ndarray:
@@ -83,7 +87,8 @@ def nearest_levels(counts: np.ndarray, mantissa_bits: int) -> np.ndarray:
     unit = max(float(counts.min()), float(counts.max()) * 2.0**-16)
     fractions, exponents = numpy.frexp(numpy.maximum(counts / unit, 1.0))
     mantissas = numpy.rint((2 * fractions - 1) * (1 << mantissa_bits)).astype(numpy.int64)
-    return ((exponents.astype(numpy.int64) - 1) << mantissa_bits) + mantissas + 1
+    levels: np.ndarray = ((exponents.astype(numpy.int64) - 1) << mantissa_bits) + mantissas + 1
+    return levels
 
 
 def write_table(counts: np.ndarray) -> tuple[bytes, Table, float]:
@@ -108,22 +113,39 @@ def write_table(counts: np.ndarray) -> tuple[bytes, Table, float]:
     >>> import numpy
     >>> data, table, bits = write_table(numpy.array([900, 50, 0, 50]))
     >>> len(data), table.symbols.tolist(), int(table.frequencies.sum())
-    (5, [0, 1, 3], 65536)
+    (4, [0, 1, 3], 1048576)
     """
     symbols = numpy.flatnonzero(counts)
     present = counts[symbols]
-    best: tuple[float, bytes, Table, float] | None = None
+    best: tuple[int, bytes, Table, int] | None = None
     for mantissa_bits in range(_MOST_MANTISSA_BITS + 1):
         levels = nearest_levels(present, mantissa_bits)
         table = Table(symbols, frequencies(levels, mantissa_bits))
-        bits = PRECISION * int(present.sum()) - float(present @ numpy.log2(table.frequencies))
+        cost = int((present * ((PRECISION << _LOG2_BITS) - _log2(table.frequencies))).sum())
         for data in _forms(symbols, levels, counts.size, mantissa_bits):
-            total = 8 * len(data) + bits
+            total = (8 * len(data) << _LOG2_BITS) + cost
             if best is None or total < best[0]:
-                best = (total, data, table, bits)
+                best = (total, data, table, cost)
     if best is None:
         raise AssertionError("unreachable: mantissa bits start at 0")
-    return best[1], best[2], best[3]
+    return best[1], best[2], best[3] / (1 << _LOG2_BITS)
+
+
+def _log2(values: np.ndarray) -> np.ndarray:
+    """Binary logarithms of positive integers up to 2**20, in units of 2**-12, rounded down.
+
+    In integers, by repeated squaring: the logarithms of two C libraries may differ in the last bit, and then the same
+    plane could get another table, though an equally good one.
+    """
+    exponents = numpy.frexp(values.astype(numpy.float64))[1].astype(numpy.int64) - 1
+    mantissas = values.astype(numpy.int64) << (30 - exponents)  # 2**30 stands for 1
+    logarithms = exponents
+    for _ in range(_LOG2_BITS):
+        mantissas = (mantissas * mantissas) >> 30
+        carries = mantissas >> 31
+        mantissas >>= carries
+        logarithms = 2 * logarithms + carries
+    return logarithms
 
 
 def _forms(symbols: np.ndarray, levels: np.ndarray, alphabet: int, mantissa_bits: int) -> list[bytes]:
@@ -135,7 +157,9 @@ def _forms(symbols: np.ndarray, levels: np.ndarray, alphabet: int, mantissa_bits
         dense = _rice(_zigzag(everywhere) if delta else everywhere)
         forms.append(bytes([mantissa_bits | delta, dense.bits]) + _write_numbers([dense]))
         sparse = _rice(_zigzag(levels - 1) if delta else levels - 1)
-        header = bytes([mantissa_bits | delta | _GAPS, sparse.bits | gaps.bits << 4]) + (symbols.size - 1).to_bytes(2, "little")
+        header = bytes([mantissa_bits | delta | _GAPS, sparse.bits | gaps.bits << 4]) + (symbols.size - 1).to_bytes(
+            2, "little"
+        )
         forms.append(header + _write_numbers([gaps, sparse]))
     return forms
 
@@ -188,7 +212,9 @@ def read_table(data: bytes, alphabet: int) -> tuple[Table, int]:
         (gaps, numbers), length = _read_numbers(data, 4, count, [gap_bits, level_bits])
         symbols = numpy.cumsum(gaps + 1) - 1
         if int(symbols[-1]) >= alphabet:
-            raise ArtifactError(f"a frequency table lists the symbol {int(symbols[-1])} of {alphabet}; the file is damaged")
+            raise ArtifactError(
+                f"a frequency table lists the symbol {int(symbols[-1])} of {alphabet}; the file is damaged"
+            )
         levels = (_unzigzag(numbers) if data[0] & _DELTA else numbers) + 1
     else:
         (numbers,), length = _read_numbers(data, 2, alphabet, [level_bits])

@@ -1,0 +1,83 @@
+"""The program ``stackc``: its commands and what they have in common.
+
+Commands import what they need when they run, so that ``stackc --help`` and ``stackc check`` answer at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from stackc.cli.check import check
+from stackc.cli.compare import compare
+from stackc.cli.decode import decode
+from stackc.cli.eval import evaluate
+from stackc.cli.guard import guarded
+from stackc.cli.inspect import inspect
+from stackc.cli.list import list_installed
+from stackc.cli.quiet import silence_libraries
+from stackc.cli.run import run
+from stackc.cli.schema import schema
+from stackc.cli.verify import verify
+
+_HELP = """Compress a neural network by stacking small invertible transforms.
+
+A recipe names the stages; [bold]stackc run prune+seed+int8[/bold] runs one that ships with stackc and writes a
+self-contained file, a report and a lock."""
+
+app = typer.Typer(
+    name="stackc",
+    help=_HELP,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _name, _command in (
+    ("run", run),
+    ("check", check),
+    ("list", list_installed),
+    ("inspect", inspect),
+    ("verify", verify),
+    ("decode", decode),
+    ("eval", evaluate),
+    ("compare", compare),
+    ("schema", schema),
+):
+    app.command(_name)(guarded(_command))
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import version
+
+    typer.echo(f"stackc {version('stackc')}")
+    raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; the console script."""
+    silence_libraries()
+    signal.signal(signal.SIGTERM, _terminate)
+    app()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    # An exception instead of sudden death, so that temporary folders are removed.
+    sys.exit(128 + number)

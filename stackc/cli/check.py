@@ -1,0 +1,128 @@
+"""``stackc check``: plan a recipe without reading a weight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stackc.cli.options import JsonOption, ModelOption, RecipeArgument, SetOption, TaskOption, open_recipe
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from stackc.cli.planned import CheckedRecipe, CheckedStage
+
+_SHOWN_PLANES = 3
+
+
+def check(
+    recipe: RecipeArgument,
+    model: ModelOption = None,
+    task: TaskOption = None,
+    assignments: SetOption = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the stack of every tensor.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Plan a recipe and say what every stage will do; reads no weights."""
+    from stackc.cli.planned import checked
+    from stackc.cli.terminal import write_json
+    from stackc.errors import RecipeError
+    from stackc.plan import plan_recipe
+    from stackc.recipe.lock import locked_choices
+    from stackc.reference import open_reference
+    from stackc.tasks import find_task
+
+    parsed = open_recipe(recipe, task, assignments)
+    source = model if model is not None else parsed.model
+    if source is None:
+        raise RecipeError(f"the recipe {parsed.name} names no model; give one with --model")
+    reference = open_reference(source)
+    plan = plan_recipe(parsed, reference.specs, reference.ties, locked_choices(parsed))
+    found = find_task(parsed.task)
+    result = checked(plan, model=reference.source, task=found.name)
+    if as_json:
+        found.check()
+        write_json(result)
+        return
+    _show(result, verbose)
+    found.check()
+
+
+def _show(result: CheckedRecipe, verbose: bool) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from stackc.cli.terminal import output, say
+    from stackc.humanise import plural, printable, size_text
+
+    console = output()
+    say(
+        console,
+        f"{result.recipe}: {plural(len(result.stages), 'stage')} on {printable(result.model)} "
+        f"({plural(len(result.tensors), 'tensor')}, {result.parameters:,} parameters, {size_text(result.bytes)}), "
+        f"task {result.task}",
+    )
+    console.print()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", justify="right")
+    table.add_column("stage", overflow="fold")
+    table.add_column("planes", justify="right")
+    table.add_column("makes or packs", overflow="fold")
+    table.add_column("at fixed\nwidth", justify="right", no_wrap=True)
+    for number, stage in enumerate(result.stages):
+        planes = ", ".join(f"{group.plane} {group.count:,} ({group.dtype})" for group in stage.planes) or "nothing"
+        bound = "at most " if stage.upper_bound else ""
+        verb = "packs " if stage.packs else ""
+        row = (str(number), stage.description, f"{stage.matched:,}", verb + planes, bound + size_text(stage.fixed_width_bytes))
+        table.add_row(*map(_text, row))
+    console.print(table)
+    for number, stage in enumerate(result.stages):
+        _show_skips(number, stage)
+    if result.untouched:
+        say(console, f"no stage takes {plural(len(result.untouched), 'tensor')}: {_listed(result.untouched)}")
+    if result.upper_bound:
+        say(console, "sizes with 'at most' are upper bounds: a stage chooses from the weights when the recipe runs")
+    say(console, "'at fixed width' is before packers such as zstd and ans, whose result only the data can tell")
+    if verbose:
+        console.print()
+        console.print(_tensors(result))
+
+
+def _show_skips(number: int, stage: CheckedStage) -> None:
+    from stackc.cli.terminal import output, say
+    from stackc.humanise import plural, printable
+
+    for skips in stage.skipped:
+        say(
+            output(),
+            f"stages[{number}] ({stage.use}) leaves {plural(len(skips.planes), 'plane')} as they are "
+            f"({_listed(skips.planes)}): {printable(skips.reason)}",
+        )
+
+
+def _listed(names: list[str]) -> str:
+    from stackc.humanise import printable
+
+    shown = ", ".join(map(printable, names[:_SHOWN_PLANES]))
+    more = len(names) - _SHOWN_PLANES
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def _tensors(result: CheckedRecipe) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("tensor", "spec", "stack", "stored planes"):
+        table.add_column(heading, overflow="fold")
+    for tensor in result.tensors:
+        planes = "\n".join(f"{plane.path or 'tensor'}: {plane.spec}, {plane.packer}" for plane in tensor.planes)
+        table.add_row(_text("\n= ".join(tensor.names)), _text(tensor.spec), _text(tensor.stack), _text(planes))
+    return table
+
+
+def _text(text: str) -> str:
+    from stackc.humanise import printable
+
+    return "\n".join(map(printable, text.splitlines()))

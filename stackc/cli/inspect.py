@@ -1,0 +1,182 @@
+"""``stackc inspect``: what is in a file, and where its bytes are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from stackc.cli.options import JsonOption
+from stackc.cli.verify import ArtifactArgument
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from stackc.artifact.reader import Artifact
+    from stackc.report import ByteRow
+
+_CONFIG_KEYS = ("architectures", "model_type", "hidden_size", "num_hidden_layers", "vocab_size", "num_labels")
+
+
+class InspectedPlane(msgspec.Struct, frozen=True):
+    """One stored plane of a tensor."""
+
+    path: str
+    spec: str
+    packer: str
+    side: bool
+    bytes: int
+    bits_per_element: float | None
+
+
+class InspectedTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """One tensor of a file."""
+
+    name: str
+    ties: list[str]
+    spec: str
+    stack: str
+    bytes: int
+    planes: list[InspectedPlane]
+
+
+class Inspected(msgspec.Struct, frozen=True, kw_only=True):
+    """A file: ``bytes`` rows add up to ``file_bytes``."""
+
+    file: str
+    kind: str
+    config: dict[str, Any] | None
+    file_bytes: int
+    decoded_bytes: int
+    ratio: float
+    bundled: list[str]
+    bytes: list[ByteRow]
+    tensors: list[InspectedTensor]
+
+
+def inspect(
+    file: ArtifactArgument,
+    tensor: Annotated[str | None, typer.Option(metavar="GLOB", help="Only tensors with such a name.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is in a file: its model, its bytes, and the stack of every tensor."""
+    from stackc.accounting import byte_rows
+    from stackc.artifact.reader import Artifact
+    from stackc.cli.terminal import write_json
+
+    with Artifact(file) as artifact:
+        result = Inspected(
+            file=str(file),
+            kind=artifact.kind,
+            config=artifact.config,
+            file_bytes=artifact.file_bytes,
+            decoded_bytes=artifact.nbytes,
+            ratio=artifact.nbytes / artifact.file_bytes,
+            bundled=list(artifact.bundled),
+            bytes=byte_rows(artifact),
+            tensors=[_tensor(artifact, name) for name in _chosen(artifact, tensor)],
+        )
+    if as_json:
+        write_json(result)
+    else:
+        _show(result)
+
+
+def _chosen(artifact: Artifact, glob: str | None) -> list[str]:
+    from stackc.errors import StackcError
+    from stackc.nearest import nearest
+    from stackc.patterns import matches
+
+    if glob is None:
+        return list(artifact.specs)
+    others = _other_names(artifact)
+    chosen = [name for name in artifact.specs if matches([glob], [name, *others.get(name, [])], "")]
+    if not chosen:
+        raise StackcError(f"{artifact.path.name} has no tensor that matches {glob!r}{nearest(glob.strip('*'), artifact)}")
+    return chosen
+
+
+def _other_names(artifact: Artifact) -> dict[str, list[str]]:
+    others: dict[str, list[str]] = {}
+    for other, first in artifact.ties.items():
+        others.setdefault(first, []).append(other)
+    return others
+
+
+def _tensor(artifact: Artifact, name: str) -> InspectedTensor:
+    from stackc.stack import describe
+
+    planes = [
+        InspectedPlane(
+            plane.planned.path,
+            str(plane.planned.spec),
+            plane.planned.packer.name,
+            plane.planned.side,
+            plane.length,
+            8 * plane.length / plane.planned.spec.numel if plane.planned.spec.numel else None,
+        )
+        for plane in artifact.planes(name)
+    ]
+    return InspectedTensor(
+        name=name,
+        ties=_other_names(artifact).get(name, []),
+        spec=str(artifact.specs[name]),
+        stack=describe(artifact.stack(name)),
+        bytes=sum(plane.bytes for plane in planes),
+        planes=planes,
+    )
+
+
+def _show(result: Inspected) -> None:
+    from stackc.cli.terminal import output, say
+    from stackc.humanise import plural, printable, size_text, three_digits
+    from stackc.table import byte_rows_table
+
+    console = output()
+    config = result.config or {}
+    known = ", ".join(f"{key} {_value(config[key])}" for key in _CONFIG_KEYS if key in config)
+    say(
+        console,
+        f"{result.file}: {result.kind} model{f' ({printable(known)})' if known else ''}",
+        f"{result.file_bytes:,} bytes for {result.decoded_bytes:,} bytes of tensors: ratio {three_digits(result.ratio)}",
+    )
+    if result.bundled:
+        say(console, f"bundled: {', '.join(map(printable, result.bundled))}")
+    console.print()
+    console.print(byte_rows_table(result.bytes))
+    console.print()
+    console.print(_tensor_table(result))
+    shown = sum(tensor.bytes for tensor in result.tensors)
+    say(console, f"{plural(len(result.tensors), 'tensor')} shown: {shown:,} bytes ({size_text(shown)})")
+
+
+def _value(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _tensor_table(result: Inspected) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from stackc.humanise import printable, three_digits
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("tensor, its stack, its planes", overflow="fold")
+    table.add_column("spec", overflow="fold")
+    table.add_column("packer")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("bits per\nelement", justify="right", no_wrap=True)
+    for tensor in result.tensors:
+        names = " = ".join([tensor.name, *tensor.ties])
+        table.add_row(Text(printable(names), style="bold"), tensor.spec, "", Text(f"{tensor.bytes:,}", style="bold"), "")
+        single = len(tensor.planes) == 1 and not tensor.planes[0].path
+        if not single:
+            table.add_row(Text(f"  {printable(tensor.stack)}", style="dim"), "", "", "", "")
+        for plane in tensor.planes:
+            label = "  stored as it is" if single else f"  {plane.path}{' (side)' if plane.side else ''}"
+            bits = "-" if plane.bits_per_element is None else three_digits(plane.bits_per_element)
+            spec = "" if single else plane.spec
+            table.add_row(printable(label), spec, plane.packer, f"{plane.bytes:,}", bits)
+    return table

@@ -1,0 +1,100 @@
+"""What several commands take: recipes with their overrides, tasks, and files of compressed models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from stackc.recipe.recipe import Recipe
+    from stackc.tasks import Task
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that ships with stackc.")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The reference, instead of the recipe's: a demo name, a Hugging Face folder or id, a .safetensors file, "
+        "or module:function."
+    ),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(help="The task, instead of the recipe's: a name, a YAML mapping, or a data file to classify."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the recipe, such as stages\\[1].rank=8."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def open_recipe(source: str, task: str | None, assignments: Sequence[str] | None) -> Recipe:
+    """Read a recipe with what the command line changes in it.
+
+    Raises
+    ------
+    RecipeError
+        If it does not validate after the changes; the message gives the place.
+    """
+    from stackc.recipe.document import read_document
+    from stackc.recipe.overrides import override
+    from stackc.recipe.parse import find_recipe, parse_recipe
+
+    document = read_document(find_recipe(source))
+    changes = list(assignments or ())
+    if task is not None:
+        changes.insert(0, f"task={json.dumps(task_value(task), ensure_ascii=False)}")
+    # Something that is no mapping has no keys to change, and the parser says so better.
+    if changes and isinstance(document.value, dict):
+        document = override(document, changes)
+    return parse_recipe(document)
+
+
+def task_value(text: str) -> dict[str, Any]:
+    """What ``--task`` stands for, as the mapping that a recipe would hold.
+
+    Examples
+    --------
+    >>> task_value("none"), task_value("reviews.tsv")
+    ({'name': 'none'}, {'name': 'text-classification', 'data': 'reviews.tsv'})
+    >>> task_value("{name: text-classification, data: demo/movie-reviews, limit: 10}")["limit"]
+    10
+    """
+    import yaml
+
+    from stackc.errors import RecipeError
+    from stackc.recipe.document import parse_value
+    from stackc.tasks import task_names
+    from stackc.tasks.data import kind_of
+
+    try:
+        value = parse_value(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--task {text!r} is neither a name, a data file nor a YAML mapping") from error
+    if isinstance(value, dict):
+        return value
+    if text not in task_names() and kind_of(text) in ("file", "demo"):
+        return {"name": "text-classification", "data": text}
+    return {"name": text}
+
+
+def open_task(text: str) -> Task:
+    """The task behind ``--task``, outside of a recipe.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such task, or a key of it is wrong.
+    """
+    from stackc.recipe.document import parse_document
+    from stackc.recipe.parse import parse_recipe
+    from stackc.tasks import find_task
+
+    # Through the parser of recipes, whose errors name the key and the nearest valid one.
+    document = parse_document(json.dumps({"task": task_value(text), "stages": ["raw"]}), "--task")
+    return find_task(parse_recipe(document).task)

@@ -1,0 +1,67 @@
+"""``stackc run``: compress a model and report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stackc.cli.options import JsonOption, ModelOption, RecipeArgument, SetOption, TaskOption, open_recipe
+
+if TYPE_CHECKING:
+    from stackc.run import Run
+
+
+def run(
+    recipe: RecipeArgument,
+    model: ModelOption = None,
+    task: TaskOption = None,
+    assignments: SetOption = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder of the results; runs/<recipe> without it.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False,
+    no_eval: Annotated[bool, typer.Option("--no-eval", help="Do not run the task: sizes and weight errors only.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One row for the whole recipe instead of one per stage.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compress a model with a recipe; write the file, a report and a lock."""
+    from stackc.cli.progress import showing_progress
+    from stackc.run import run as run_recipe
+
+    parsed = open_recipe(recipe, task, assignments)
+    with showing_progress(quiet=quiet) as progress:
+        finished = run_recipe(
+            parsed,
+            model,
+            output=output,
+            overwrite=overwrite,
+            evaluate=not no_eval,
+            every_stage=not quick,
+            progress=progress,
+        )
+    if as_json:
+        typer.echo(finished.report.to_json(), nl=False)
+    elif not quiet:
+        _show(finished)
+
+
+def _show(finished: Run) -> None:
+    from stackc.cli.terminal import output, say
+    from stackc.run import LOCK_NAME, REPORT_NAME
+    from stackc.table import byte_table, stage_table, summary_lines
+
+    console = output()
+    console.print(stage_table(finished.report))
+    console.print()
+    console.print(byte_table(finished.report))
+    console.print()
+    say(console, *summary_lines(finished.report))
+    console.print()
+    say(
+        console,
+        f"file    {finished.artifact}",
+        f"report  {finished.folder / REPORT_NAME}",
+        f"lock    {finished.folder / LOCK_NAME}",
+    )

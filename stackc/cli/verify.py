@@ -1,0 +1,50 @@
+"""``stackc verify``: prove that a file is whole by decoding all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ArtifactArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A .stackc file.")]
+
+
+def verify(
+    file: ArtifactArgument,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Decode every tensor and check every byte; exit code 1 if the file is damaged."""
+    import hashlib
+
+    from stackc.artifact.reader import Artifact
+    from stackc.cli.progress import showing_progress
+    from stackc.cli.terminal import output, say
+    from stackc.humanise import plural
+    from stackc.parallel import map_ordered
+
+    with Artifact(file) as artifact, showing_progress(quiet=quiet) as progress:
+        planes = sum(len(artifact.planes(name)) for name in artifact.specs)
+
+        def decode(name: str) -> int:
+            return artifact[name].numel()
+
+        numbers = 0
+        with progress.task(f"verify {file.name}", artifact.nbytes) as advance:
+            for name, decoded in zip(artifact.specs, map_ordered(decode, list(artifact.specs)), strict=True):
+                numbers += decoded
+                advance(artifact.specs[name].nbytes)
+        for name in artifact.bundled:
+            artifact.bundled_file(name)
+        size, tensors, ties, bundled = artifact.file_bytes, len(artifact.specs), len(artifact.ties), len(artifact.bundled)
+    if quiet:
+        return
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    extra = (f", {plural(ties, 'tied name')}" if ties else "") + (f", {plural(bundled, 'bundled file')}" if bundled else "")
+    say(
+        output(),
+        f"{file} is whole: {size:,} bytes; the checksums of all blocks match, and "
+        f"{plural(tensors, 'tensor')} ({plural(planes, 'plane')}, {numbers:,} numbers{extra}) decode",
+        f"sha256 {digest}",
+    )

@@ -1,0 +1,264 @@
+"""Tables and sentences of a report for the terminal. Everything here is rendered from a `Report`; nothing is computed anew.
+
+A stage table has more columns than a narrow terminal: the least important ones are left out, and a line says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich import box
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from stackc.humanise import percent_text, plural, printable, seconds_text, size_text, three_digits
+from stackc.report import ByteRow, Report, StageRow
+from stackc.tasks import Score
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+
+#: What a cell shows where a number is not defined.
+MISSING = "-"
+
+#: Metrics that are shares of 1 and are shown in per cent.
+_SHARES = frozenset({"accuracy"})
+
+_CONTAINER = "header and manifest"
+_BUNDLE = "tokenizer"
+
+
+class _Column(NamedTuple):
+    """One column of the stage table; those with the highest ``expendable`` are the first to be left out, 0 never is."""
+
+    header: str
+    expendable: int
+    cells: list[str]
+    left: bool = False
+
+
+class _FittingTable:
+    """A table that leaves out columns until it fits the width that it is rendered for."""
+
+    def __init__(self, columns: Sequence[_Column], footnotes: Sequence[str]) -> None:
+        self._columns = list(columns)
+        self._footnotes = list(footnotes)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        columns = list(self._columns)
+        left_out: list[_Column] = []
+        unlimited = options.update(width=10_000)
+        while True:
+            table = _render(columns)
+            if Measurement.get(console, unlimited, table).maximum <= options.max_width:
+                break
+            worst = max(columns, key=lambda column: column.expendable)
+            if not worst.expendable:
+                break
+            columns.remove(worst)
+            left_out.append(worst)
+        yield table
+        notes = list(self._footnotes)
+        if left_out:
+            names = ", ".join(column.header.replace("\n", " ") for column in self._columns if column in left_out)
+            notes.append(f"too narrow for: {names}")
+        for note in notes:
+            yield Text(note, style="dim")
+
+
+def stage_table(report: Report) -> RenderableType:
+    """The reference and every stage, one row each: what it saved and what it cost.
+
+    Parameters
+    ----------
+    report : Report
+        Of a finished run.
+
+    Returns
+    -------
+    renderable
+        Chooses its columns when it is rendered; print it with a `rich.console.Console`.
+    """
+    rows = report.stages
+    model = report.model
+    scores = [report.reference_score, *(row.score for row in rows)]
+
+    def cells(first: str, value: Callable[[StageRow], str]) -> list[str]:
+        return [first, *(value(row) for row in rows)]
+
+    reference_bits = 8 * model.bytes / max(model.parameters, 1)
+    columns = [
+        _Column("stage", 0, ["reference", *_stage_names(rows)], left=True),
+        _Column("bytes if\nstopped here", 0, cells(size_text(model.bytes), lambda r: size_text(r.bytes_if_stopped_here))),
+        _Column("saved", 8, cells(MISSING, lambda r: size_text(r.saved_bytes))),
+        _Column("stage\nratio", 4, cells(MISSING, lambda r: three_digits(r.stage_ratio))),
+        _Column("ratio", 0, cells("1", lambda r: three_digits(r.ratio))),
+        _Column("bits/\nparam", 7, cells(three_digits(reference_bits), lambda r: three_digits(r.bits_per_parameter))),
+        _Column("weight\nerror", 3, cells("0", lambda r: three_digits(r.weight_error))),
+    ]
+    if any(score is not None for score in scores):
+        metric = next(score.metric for score in scores if score is not None)
+        heading = f"{metric} %" if metric in _SHARES else metric
+        columns += [
+            _Column(f"{heading}\n[95 % interval]", 1, [_value_cell(score) for score in scores]),
+            _Column("retention %\n[95 % interval]", 2, ["100.0", *(_retention_cell(score) for score in scores[1:])]),
+            _Column("agree-\nment %", 5, ["100.0", *(_agreement_cell(score) for score in scores[1:])]),
+        ]
+    columns += [
+        _Column("encode\ns", 9, cells(MISSING, lambda r: seconds_text(r.encode_seconds))),
+        _Column("decode\ns", 6, cells(MISSING, lambda r: seconds_text(r.decode_seconds))),
+        _Column("peak\nmemory", 10, cells(MISSING, lambda r: size_text(r.peak_memory_bytes))),
+    ]
+    skips = ", ".join(f"{row.use} {plural(row.skipped, 'plane')}" for row in rows if row.skipped)
+    return _FittingTable(columns, [f"left as they are: {skips}; 'stackc check' says why"] if skips else [])
+
+
+def byte_table(report: Report) -> Table:
+    """Where the bytes of the file went: one row for each kind, and a total that is the file's size."""
+    return byte_rows_table(report.bytes)
+
+
+def byte_rows_table(rows: Sequence[ByteRow]) -> Table:
+    """Byte rows with their shares and, where it is known, the entropy beside the bytes."""
+    total = sum(row.bytes for row in rows)
+    with_entropy = any(row.entropy_bytes is not None for row in rows)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True, footer_style="bold")
+    table.add_column("what", footer="total")
+    table.add_column("plane")
+    table.add_column("packer")
+    table.add_column("count", justify="right")
+    table.add_column("bytes", justify="right", footer=f"{total:,}")
+    table.add_column("share %", justify="right", footer="100.0")
+    if with_entropy:
+        table.add_column("entropy in bytes", justify="right")
+        table.add_column("above entropy %", justify="right")
+    for row in rows:
+        share = percent_text(row.bytes / total) if total else MISSING
+        cells = [row.role, _plane_label(row), row.packer, f"{row.count:,}", f"{row.bytes:,}", share]
+        if with_entropy:
+            cells += [MISSING if row.entropy_bytes is None else f"{row.entropy_bytes:,.0f}", _slack(row)]
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
+
+
+def summary_lines(report: Report) -> list[str]:
+    """What the run comes to, in sentences: the file, its ratios, what is inside, the verdict, and the notes of the run."""
+    file, model = report.file, report.model
+    lines = [
+        f"{file.name}: {file.bytes:,} bytes ({size_text(file.bytes)}), {_times(file.ratio)} than {printable(model.source)} "
+        f"({model.bytes:,} bytes)",
+        f"ratio {three_digits(file.ratio)}; against the reference in fp16 {three_digits(file.ratio_to_fp16)}, "
+        f"against its best lossless file {three_digits(file.ratio_to_lossless)}",
+    ]
+    if file.self_contained_bytes is not None:
+        lines.append(_tokenizer_line(report))
+    lines.append(_verdict_line(report))
+    return [*lines, *(f"note: {printable(note)}" for note in report.notes)]
+
+
+def score_sentence(score: Score) -> str:
+    """The metric with its interval, in words."""
+    percent = metric_text(score.metric, 0).endswith("%")
+    low, high = (metric_text(score.metric, bound).removesuffix(" %") for bound in (score.low, score.high))
+    rows = plural(score.rows, "row")
+    value = metric_text(score.metric, score.value)
+    return f"{score.metric} {value} (95 % interval {low} to {high}{' %' if percent else ''}, {rows})"
+
+
+def metric_text(metric: str, value: float) -> str:
+    """A value of a metric, in per cent where it is a share.
+
+    Examples
+    --------
+    >>> metric_text("accuracy", 0.8324), metric_text("perplexity", 12.345)
+    ('83.2 %', '12.3')
+    """
+    return f"{percent_text(value)} %" if metric in _SHARES else three_digits(value)
+
+
+def _render(columns: Sequence[_Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        style = "bold" if column.header == "ratio" else None
+        table.add_column(
+            column.header,
+            justify="left" if column.left else "right",
+            style=style,
+            no_wrap=not column.left,
+            overflow="fold",
+            min_width=min(12, max(len(cell) for cell in column.cells)) if column.left else None,
+        )
+    for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        table.add_row(*(Text(printable(cell)) for cell in row), style=None if number else "dim")
+    return table
+
+
+def _stage_names(rows: Sequence[StageRow]) -> list[str]:
+    """Names as typed, numbered where one stands twice."""
+    names = [row.use for row in rows]
+    return [f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _value_cell(score: Score | None) -> str:
+    if score is None:
+        return MISSING
+    value, low, high = (metric_text(score.metric, v).removesuffix(" %") for v in (score.value, score.low, score.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _retention_cell(score: Score | None) -> str:
+    if score is None or score.retention is None:
+        return MISSING
+    value = percent_text(score.retention)
+    if score.retention_low is None:
+        return value
+    high = "inf" if score.retention_high is None else percent_text(score.retention_high)
+    return f"{value} [{percent_text(score.retention_low)}, {high}]"
+
+
+def _agreement_cell(score: Score | None) -> str:
+    return MISSING if score is None or score.agreement is None else percent_text(score.agreement)
+
+
+def _plane_label(row: ByteRow) -> str:
+    if row.role == "container":
+        return _CONTAINER
+    if row.role == "bundle":
+        return _BUNDLE
+    # A tensor without a transform is its own plane; tables are summed over planes.
+    return row.plane or (MISSING if row.role == "tables" else "whole tensors")
+
+
+def _slack(row: ByteRow) -> str:
+    if not row.entropy_bytes:
+        return MISSING
+    return f"{100 * (row.bytes / row.entropy_bytes - 1):+.1f}"
+
+
+def _times(ratio: float) -> str:
+    if ratio >= 1:
+        return f"{three_digits(ratio)} times smaller"
+    return f"{three_digits(1 / ratio)} times larger"
+
+
+def _tokenizer_line(report: Report) -> str:
+    file = report.file
+    whole = file.self_contained_bytes or 0
+    if file.bytes == file.self_contained_bytes:
+        ratio = three_digits(report.model.bytes / file.weights_bytes)
+        return f"the tokenizer is inside; without it the file would take {file.weights_bytes:,} bytes (ratio {ratio})"
+    ratio = three_digits(report.model.bytes / whole)
+    return (
+        f"the reader needs the tokenizer; with it inside ('bundle: [tokenizer]') the file would take {whole:,} bytes "
+        f"(ratio {ratio})"
+    )
+
+
+def _verdict_line(report: Report) -> str:
+    score, reference = report.final.score, report.reference_score
+    if score is None or reference is None:
+        return f"not evaluated on a task; relative weight error {three_digits(report.final.weight_error)}"
+    was = metric_text(reference.metric, reference.value)
+    return f"{score_sentence(score)}, reference {was}: {score.verdict}"

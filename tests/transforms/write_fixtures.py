@@ -1,0 +1,74 @@
+"""Write the frozen fixtures of the transforms: ``python tests/transforms/write_fixtures.py``.
+
+Each file holds an input plane, the planes that it was encoded to, and what those decode to, with the transform's name,
+version and configuration as metadata. Files that exist are left alone: they stand for artifacts that people have, so a
+decoder that no longer reproduces them needs a new version, not new fixtures. Add a case, run this, commit the new file.
+
+The planes of ``seed`` are rounded to multiples of 1/256, so that every machine computes its matrix product exactly,
+whatever the order of the sums.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import save_file
+
+from stackc.registry import find
+from stackc.spec import PlaneSpec
+
+FOLDER = Path(__file__).parent / "fixtures"
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "prune-sparsity": ("prune", {"sparsity": 0.6}),
+    "prune-rows": ("prune", {"rows": 0.5}),
+    "prune-columns": ("prune", {"columns": 0.4}),
+    "seed-centred": ("seed", {"rank": 3}),
+    "seed-uncentred": ("seed", {"rank": 3, "center": False}),
+    "int-8-symmetric-row": ("int", {"bits": 8}),
+    "int-4-group": ("int", {"bits": 4, "granularity": "group", "group_size": 4}),
+    "int-5-asymmetric": ("int", {"bits": 5, "symmetric": False}),
+    "int-1": ("int", {"bits": 1}),
+    "cast-float16": ("cast", {"to": "float16"}),
+    "cast-bfloat16": ("cast", {"to": "bfloat16"}),
+}
+
+
+def example_plane() -> torch.Tensor:
+    """A matrix of 12x10 numbers, with a row of zeros, a tie and an outlier."""
+    x = torch.sin(torch.arange(120, dtype=torch.float64) ** 1.5).reshape(12, 10).to(torch.float32)
+    x[4] = 0.0
+    x[7] = x[6]
+    x[9, 3] = -5.25
+    return x
+
+
+def write(case: str) -> None:
+    """Write the fixture of one case."""
+    name, config = CASES[case]
+    transform = msgspec.convert(config, find(name).stage)
+    x = example_plane()
+    spec = PlaneSpec.of(x)
+    planes = transform.encode(x)
+    if name == "seed":
+        planes = {plane: torch.round(values * 256) / 256 for plane, values in planes.items()}
+    metadata = {
+        "name": name,
+        "version": str(transform.version),
+        "config": json.dumps(msgspec.to_builtins(transform)),
+        "spec": msgspec.json.encode(spec).decode(),
+    }
+    tensors = {"x": x, "decoded": transform.decode(planes, spec)}
+    tensors |= {f"planes.{plane}": values.contiguous() for plane, values in planes.items()}
+    save_file(tensors, FOLDER / f"{case}.safetensors", metadata)
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for case in CASES:
+        if not (FOLDER / f"{case}.safetensors").exists():
+            write(case)
