@@ -6,7 +6,7 @@ A stage table has more columns than a narrow terminal: the least important ones 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich import box
 from rich.measure import Measurement
@@ -91,7 +91,9 @@ def stage_table(report: Report) -> RenderableType:
     reference_bits = 8 * model.bytes / max(model.parameters, 1)
     columns = [
         _Column("stage", 0, ["reference", *_stage_names(rows)], left=True),
-        _Column("bytes if\nstopped here", 0, cells(size_text(model.bytes), lambda r: size_text(r.bytes_if_stopped_here))),
+        _Column(
+            "bytes if\nstopped here", 0, cells(size_text(model.bytes), lambda r: size_text(r.bytes_if_stopped_here))
+        ),
         _Column("saved", 8, cells(MISSING, lambda r: size_text(r.saved_bytes))),
         _Column("stage\nratio", 4, cells(MISSING, lambda r: three_digits(r.stage_ratio))),
         _Column("ratio", 0, cells("1", lambda r: three_digits(r.ratio))),
@@ -103,7 +105,7 @@ def stage_table(report: Report) -> RenderableType:
         heading = f"{metric} %" if metric in _SHARES else metric
         columns += [
             _Column(f"{heading}\n[95 % interval]", 1, [_value_cell(score) for score in scores]),
-            _Column("retention %\n[95 % interval]", 2, ["100.0", *(_retention_cell(score) for score in scores[1:])]),
+            _Column("retention %\n[95 % interval]", 2, ["100.0", *(retention_text(score) for score in scores[1:])]),
             _Column("agree-\nment %", 5, ["100.0", *(_agreement_cell(score) for score in scores[1:])]),
         ]
     columns += [
@@ -115,6 +117,11 @@ def stage_table(report: Report) -> RenderableType:
     return _FittingTable(columns, [f"left as they are: {skips}; 'stackc check' says why"] if skips else [])
 
 
+def plain_table(**options: Any) -> Table:
+    """An empty table in the style of all others: a line below the headings, no frame."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, **options)
+
+
 def byte_table(report: Report) -> Table:
     """Where the bytes of the file went: one row for each kind, and a total that is the file's size."""
     return byte_rows_table(report.bytes)
@@ -124,7 +131,7 @@ def byte_rows_table(rows: Sequence[ByteRow]) -> Table:
     """Byte rows with their shares and, where it is known, the entropy beside the bytes."""
     total = sum(row.bytes for row in rows)
     with_entropy = any(row.entropy_bytes is not None for row in rows)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True, footer_style="bold")
+    table = plain_table(show_footer=True, footer_style="bold")
     table.add_column("what", footer="total")
     table.add_column("plane")
     table.add_column("packer")
@@ -178,8 +185,19 @@ def metric_text(metric: str, value: float) -> str:
     return f"{percent_text(value)} %" if metric in _SHARES else three_digits(value)
 
 
+def retention_text(score: Score | None) -> str:
+    """Retention in per cent with its interval; an upper bound that is missing is infinite."""
+    if score is None or score.retention is None:
+        return MISSING
+    value = percent_text(score.retention)
+    if score.retention_low is None:
+        return value
+    high = "inf" if score.retention_high is None else percent_text(score.retention_high)
+    return f"{value} [{percent_text(score.retention_low)}, {high}]"
+
+
 def _render(columns: Sequence[_Column]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     for column in columns:
         style = "bold" if column.header == "ratio" else None
         table.add_column(
@@ -206,16 +224,6 @@ def _value_cell(score: Score | None) -> str:
         return MISSING
     value, low, high = (metric_text(score.metric, v).removesuffix(" %") for v in (score.value, score.low, score.high))
     return f"{value} [{low}, {high}]"
-
-
-def _retention_cell(score: Score | None) -> str:
-    if score is None or score.retention is None:
-        return MISSING
-    value = percent_text(score.retention)
-    if score.retention_low is None:
-        return value
-    high = "inf" if score.retention_high is None else percent_text(score.retention_high)
-    return f"{value} [{percent_text(score.retention_low)}, {high}]"
 
 
 def _agreement_cell(score: Score | None) -> str:

@@ -10,10 +10,10 @@ import msgspec
 
 from stackc.errors import SpecError, TensorError
 from stackc.lazy import torch
+from stackc.parallel import one_thread_per_operation
 from stackc.registry import Preset
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, require_finite
-from stackc.transforms._repeatable import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -270,7 +270,7 @@ def _affine(cut: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     return scale.to(stored), zero_point.to(stored)
 
 
-@one_thread()
+@one_thread_per_operation()
 def _sign_scale(cut: Tensor, blocks: Blocks) -> Tensor:
     """Twice the mean magnitude of every block; the last block may be shorter."""
     sizes = torch.full((blocks.groups,), float(blocks.size), dtype=torch.float64, device=cut.device)

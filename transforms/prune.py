@@ -9,9 +9,9 @@ import msgspec
 
 from stackc.errors import ArtifactError, SpecError, TensorError
 from stackc.lazy import torch
+from stackc.parallel import one_thread_per_operation
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
-from stackc.transforms._repeatable import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -239,7 +239,7 @@ def _magnitudes(x: Tensor, weights: Tensor | None) -> Tensor:
     return x.abs().to(torch.float64) * rows
 
 
-@one_thread()
+@one_thread_per_operation()
 def _energies(x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
     """Score of every row or column: its squared norm, rows weighted."""
     wide = x.to(torch.float64)
@@ -251,7 +251,7 @@ def _energies(x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
     return squares.flatten(1).sum(1) if axis == 0 else squares.flatten(0, -2).sum(0)
 
 
-@one_thread()
+@one_thread_per_operation()
 def _fallback(x: Tensor, mask: Tensor, weights: Tensor | None, axis: int) -> Tensor:
     """Mean of the dropped rows (weighted) or columns, which minimises their squared error; zeros if none is dropped."""
     dropped = x.index_select(axis, (~mask).nonzero().reshape(-1)).to(torch.float64)

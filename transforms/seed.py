@@ -10,9 +10,9 @@ import msgspec
 
 from stackc.errors import SpecError, TensorError
 from stackc.lazy import torch
+from stackc.parallel import one_thread_per_operation
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
-from stackc.transforms._repeatable import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +131,7 @@ class Seed(Transform, frozen=True):
         found = _components(x.detach(), weights, self.center)
         basis = found.basis[: self.rank]
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        with one_thread():
+        with one_thread_per_operation():
             scores = ((found.rows - found.mean) @ basis.T).to(dtype)
         if not bool(scores.isfinite().all()):
             raise TensorError(
@@ -197,7 +197,7 @@ def _rank_of(weighted: Weighted, share: float | None, center: bool) -> int:
     return _rank(_components(weighted.plane.detach(), weighted.weights, center).variances, share)
 
 
-@one_thread()
+@one_thread_per_operation()
 def _components(x: Tensor, weights: Tensor | None, center: bool) -> Components:
     """All principal components of the rows of a matrix.
 

@@ -26,8 +26,7 @@ from stackc.cli.verify import verify
 
 _HELP = """Compress a neural network by stacking small invertible transforms.
 
-A recipe names the stages; [bold]stackc run prune+seed+int8[/bold] runs one that ships with stackc and writes a
-self-contained file, a report and a lock."""
+A recipe names the stages. [bold]stackc run prune+seed+int8[/bold] runs one that ships with stackc."""
 
 app = typer.Typer(
     name="stackc",

@@ -50,7 +50,6 @@ def check(
 
 
 def _show(result: CheckedRecipe, verbose: bool) -> None:
-    from rich import box
     from rich.table import Table
 
     from stackc.cli.terminal import output, say
@@ -64,7 +63,7 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
         f"task {result.task}",
     )
     console.print()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     table.add_column("", justify="right")
     table.add_column("stage", overflow="fold")
     table.add_column("planes", justify="right")
@@ -74,7 +73,13 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
         planes = ", ".join(f"{group.plane} {group.count:,} ({group.dtype})" for group in stage.planes) or "nothing"
         bound = "at most " if stage.upper_bound else ""
         verb = "packs " if stage.packs else ""
-        row = (str(number), stage.description, f"{stage.matched:,}", verb + planes, bound + size_text(stage.fixed_width_bytes))
+        row = (
+            str(number),
+            stage.description,
+            f"{stage.matched:,}",
+            verb + planes,
+            bound + size_text(stage.fixed_width_bytes),
+        )
         table.add_row(*map(_text, row))
     console.print(table)
     for number, stage in enumerate(result.stages):
@@ -110,10 +115,9 @@ def _listed(names: list[str]) -> str:
 
 
 def _tensors(result: CheckedRecipe) -> Table:
-    from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     for heading in ("tensor", "spec", "stack", "stored planes"):
         table.add_column(heading, overflow="fold")
     for tensor in result.tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -66,6 +67,7 @@ def inspect(
     from stackc.cli.terminal import write_json
 
     with Artifact(file) as artifact:
+        others = _other_names(artifact)
         result = Inspected(
             file=str(file),
             kind=artifact.kind,
@@ -75,7 +77,7 @@ def inspect(
             ratio=artifact.nbytes / artifact.file_bytes,
             bundled=list(artifact.bundled),
             bytes=byte_rows(artifact),
-            tensors=[_tensor(artifact, name) for name in _chosen(artifact, tensor)],
+            tensors=[_tensor(artifact, name, others.get(name, [])) for name in _chosen(artifact, tensor, others)],
         )
     if as_json:
         write_json(result)
@@ -83,17 +85,18 @@ def inspect(
         _show(result)
 
 
-def _chosen(artifact: Artifact, glob: str | None) -> list[str]:
+def _chosen(artifact: Artifact, glob: str | None, others: Mapping[str, list[str]]) -> list[str]:
     from stackc.errors import StackcError
     from stackc.nearest import nearest
     from stackc.patterns import matches
 
     if glob is None:
         return list(artifact.specs)
-    others = _other_names(artifact)
     chosen = [name for name in artifact.specs if matches([glob], [name, *others.get(name, [])], "")]
     if not chosen:
-        raise StackcError(f"{artifact.path.name} has no tensor that matches {glob!r}{nearest(glob.strip('*'), artifact)}")
+        raise StackcError(
+            f"{artifact.path.name} has no tensor that matches {glob!r}{nearest(glob.strip('*'), artifact)}"
+        )
     return chosen
 
 
@@ -104,7 +107,7 @@ def _other_names(artifact: Artifact) -> dict[str, list[str]]:
     return others
 
 
-def _tensor(artifact: Artifact, name: str) -> InspectedTensor:
+def _tensor(artifact: Artifact, name: str, ties: list[str]) -> InspectedTensor:
     from stackc.stack import describe
 
     planes = [
@@ -120,7 +123,7 @@ def _tensor(artifact: Artifact, name: str) -> InspectedTensor:
     ]
     return InspectedTensor(
         name=name,
-        ties=_other_names(artifact).get(name, []),
+        ties=ties,
         spec=str(artifact.specs[name]),
         stack=describe(artifact.stack(name)),
         bytes=sum(plane.bytes for plane in planes),
@@ -156,13 +159,12 @@ def _value(value: object) -> str:
 
 
 def _tensor_table(result: Inspected) -> Table:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from stackc.humanise import printable, three_digits
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     table.add_column("tensor, its stack, its planes", overflow="fold")
     table.add_column("spec", overflow="fold")
     table.add_column("packer")
@@ -170,7 +172,9 @@ def _tensor_table(result: Inspected) -> Table:
     table.add_column("bits per\nelement", justify="right", no_wrap=True)
     for tensor in result.tensors:
         names = " = ".join([tensor.name, *tensor.ties])
-        table.add_row(Text(printable(names), style="bold"), tensor.spec, "", Text(f"{tensor.bytes:,}", style="bold"), "")
+        table.add_row(
+            Text(printable(names), style="bold"), tensor.spec, "", Text(f"{tensor.bytes:,}", style="bold"), ""
+        )
         single = len(tensor.planes) == 1 and not tensor.planes[0].path
         if not single:
             table.add_row(Text(f"  {printable(tensor.stack)}", style="dim"), "", "", "", "")

@@ -91,9 +91,6 @@ def checked(plan: Plan, *, model: str, task: str) -> CheckedRecipe:
     model, task : str
         Names to show.
     """
-    stages: list[CheckedStage] = []
-    for index in range(len(plan.stages)):
-        stages.append(_stage(plan, index))
     return CheckedRecipe(
         recipe=plan.recipe.name,
         model=model,
@@ -101,7 +98,7 @@ def checked(plan: Plan, *, model: str, task: str) -> CheckedRecipe:
         parameters=sum(tensor.spec.numel for tensor in plan.tensors),
         bytes=sum(tensor.spec.nbytes for tensor in plan.tensors),
         upper_bound=not plan.settled,
-        stages=stages,
+        stages=[_stage(plan, index) for index in range(len(plan.stages))],
         tensors=[_tensor(tensor) for tensor in plan.tensors],
         untouched=[tensor.name for tensor in plan.tensors if not any(tensor.steps)],
     )

@@ -102,9 +102,8 @@ class BarProgress(Progress):
 
 
 def _late_bars(console: Console) -> Any:
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
-    from rich.progress import Task
     from rich.table import Table
 
     class LateBars(Bars):

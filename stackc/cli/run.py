@@ -21,8 +21,12 @@ def run(
         str | None, typer.Option(help="Folder of the results; runs/<recipe> without it.", show_default=False)
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False,
-    no_eval: Annotated[bool, typer.Option("--no-eval", help="Do not run the task: sizes and weight errors only.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="One row for the whole recipe instead of one per stage.")] = False,
+    no_eval: Annotated[
+        bool, typer.Option("--no-eval", help="Do not run the task: sizes and weight errors only.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One row for the whole recipe instead of one per stage.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,12 +14,16 @@ _KINDS = ("recipe", "report")
 
 def _known(kind: str) -> str:
     if kind not in _KINDS:
-        raise typer.BadParameter(f"there is no schema of {kind!r}{nearest(kind, _KINDS)}; there are {', '.join(_KINDS)}")
+        raise typer.BadParameter(
+            f"there is no schema of {kind!r}{nearest(kind, _KINDS)}; there are {', '.join(_KINDS)}"
+        )
     return kind
 
 
 def schema(
-    kind: Annotated[str, typer.Argument(metavar="[recipe|report]", callback=_known, help="What to describe.")] = "recipe",
+    kind: Annotated[
+        str, typer.Argument(metavar="[recipe|report]", callback=_known, help="What to describe.")
+    ] = "recipe",
 ) -> None:
     """Print the JSON Schema of recipes or of reports."""
     if kind == "recipe":

@@ -36,12 +36,19 @@ def verify(
                 advance(artifact.specs[name].nbytes)
         for name in artifact.bundled:
             artifact.bundled_file(name)
-        size, tensors, ties, bundled = artifact.file_bytes, len(artifact.specs), len(artifact.ties), len(artifact.bundled)
+        size, tensors, ties, bundled = (
+            artifact.file_bytes,
+            len(artifact.specs),
+            len(artifact.ties),
+            len(artifact.bundled),
+        )
     if quiet:
         return
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    extra = (f", {plural(ties, 'tied name')}" if ties else "") + (f", {plural(bundled, 'bundled file')}" if bundled else "")
+    extra = (f", {plural(ties, 'tied name')}" if ties else "") + (
+        f", {plural(bundled, 'bundled file')}" if bundled else ""
+    )
     say(
         output(),
         f"{file} is whole: {size:,} bytes; the checksums of all blocks match, and "

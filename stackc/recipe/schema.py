@@ -86,7 +86,7 @@ def summary_of(kind: type) -> str:
     'Round a float32 or float64 plane to a half-precision dtype.'
     """
     paragraph = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0]
-    return " ".join(paragraph.split())
+    return " ".join(paragraph.split()).replace("``", "`")
 
 
 def documented_parameters(kind: type) -> dict[str, str]:
@@ -194,7 +194,11 @@ def recipe_schema() -> Schema:
             },
             "task": {"description": "how models are judged", "oneOf": [{"enum": _complete_tasks()}, *tasks]},
             "seed": {"description": "seed of everything random", "type": "integer", "default": 0},
-            "bundle": {"description": "what else goes into the file", "type": "array", "items": {"enum": list(BUNDLES)}},
+            "bundle": {
+                "description": "what else goes into the file",
+                "type": "array",
+                "items": {"enum": list(BUNDLES)},
+            },
             "stages": {
                 "description": "applied in order; each rewrites every plane that it matches",
                 "type": "array",

@@ -92,7 +92,7 @@ class TextClassification(Task, frozen=True):
             self._check_training(kind, self._training)
 
     def _check_training(self, kind: str, train: str) -> None:
-        if sources.kind_of(train) == "file":
+        if self._is_file(train):
             sources.check_file(train, {"text": self.text})
             same = kind == "file" and Path(train).expanduser().resolve() == Path(self.data).expanduser().resolve()
         elif kind == "file":
@@ -105,6 +105,11 @@ class TextClassification(Task, frozen=True):
             same = train == self.split
         if same:
             raise DataError(f"'train: {train}' is the evaluated split itself; training texts must be others")
+
+    def _is_file(self, train: str) -> bool:
+        """Whether the training texts are a file rather than a split; a folder called ``train`` hides no split."""
+        path = Path(train).expanduser()
+        return path.suffix.lower() in sources.SUFFIXES or (sources.kind_of(self.data) == "file" and path.exists())
 
     @property
     def _training(self) -> str | None:
@@ -177,7 +182,7 @@ class TextClassification(Task, frozen=True):
         if train is None:
             raise DataError(f"the task has no training texts: add 'train: ...' (a file, or a split of {self.data})")
         held_out = {_same(text) for text in self._table(self.split).texts(self.text)}
-        table = sources.read_file(train) if sources.kind_of(train) == "file" else self._table(train)
+        table = sources.read_file(train) if self._is_file(train) else self._table(train)
         texts = [text for text in table.texts(self.text) if _same(text) not in held_out]
         if not texts:
             raise DataError(

@@ -17,8 +17,8 @@ _MEBIBYTE = 1 << 20
 def damaged(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
     """Damaged versions of ``data`` with a description each.
 
-    Truncations (all lengths up to 64 bytes, some beyond), extensions, every bit of the first and last 64 bytes flipped,
-    single and several bits flipped anywhere, bytes set to 0 and 255 in the first 16, and random bytes of several lengths.
+    Truncations (all lengths up to 64 bytes, some beyond), extensions, every bit of the first 64 and last 8 bytes
+    flipped, single and several bits flipped anywhere, bytes set to 0 and 255 in the first 16, and random bytes of several lengths.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def damaged(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
     for extra in (b"\0", b"\xff", b"\0\0\0\0", data[:8], data):
         if extra:
             yield f"followed by {len(extra)} bytes {extra[:4].hex()}...", data + extra
-    for position in sorted({*range(min(size, 64)), *range(max(size - 64, 0), size)}):
+    for position in sorted({*range(min(size, 64)), *range(max(size - 8, 0), size)}):
         for bit in range(8):
             yield f"bit {bit} of byte {position} flipped", _flipped(data, [8 * position + bit])
     for position in range(min(size, 16)):

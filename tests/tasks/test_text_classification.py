@@ -308,5 +308,16 @@ def test_check_finds_what_cannot_be(
         task.check()
 
 
+def test_a_folder_with_the_name_of_a_split_hides_no_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train").mkdir()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: object())
+    TextClassification(data="demo/movie-reviews", train="train").check()
+    TextClassification(data="someone/reviews", train="train").check()
+    Path("reviews.tsv").write_text("text\tlabel\nfine\t1\n")
+    with pytest.raises(DataError, match="'train' is a folder"):
+        TextClassification(data="reviews.tsv", train="train").check()
+
+
 def test_check_accepts_what_can_be(folder: Path) -> None:
     TextClassification(data=str(folder / "reviews.tsv"), train=str(folder / "reviews-train.tsv")).check()

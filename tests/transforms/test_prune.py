@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from stackc.transforms.prune import Prune
 
 from stackc.errors import ArtifactError, SpecError, TensorError
 from stackc.spec import PlaneSpec
 from stackc.testing import transform_checks
 from stackc.transform import Weighted
-from stackc.transforms.prune import Prune
 
 BATTERY = {
     "weights": Prune(sparsity=0.5),

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from stackc.transforms.seed import Seed
 
 from stackc.errors import SpecError, TensorError
 from stackc.spec import PlaneSpec
 from stackc.testing import transform_checks
 from stackc.transform import Weighted
-from stackc.transforms.seed import Seed
 
 BATTERY = {
     "rank": Seed(rank=4),
@@ -202,7 +202,7 @@ def test_approximation_that_overshoots_float16_stays_finite():
 
 def test_scores_that_overflow_are_refused():
     x = torch.full((2, 100), 3e38)
-    with pytest.raises(TensorError, match="overflow torch.float32"):
+    with pytest.raises(TensorError, match=r"overflow torch\.float32"):
         Seed(rank=1, center=False).encode(x)
 
 

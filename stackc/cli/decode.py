@@ -1,0 +1,146 @@
+"""``stackc decode``: from a ``.stackc`` file back to a model that everybody opens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stackc.cli.verify import ArtifactArgument
+from stackc.nearest import nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FORMS = ("folder", "safetensors")
+_SUFFIX = ".safetensors"
+_WEIGHTS = "model.safetensors"
+_CONFIG = "config.json"
+
+
+def _known(form: str | None) -> str | None:
+    if form is not None and form not in _FORMS:
+        raise typer.BadParameter(f"{form!r} is not known{nearest(form, _FORMS)}; known are {', '.join(_FORMS)}")
+    return form
+
+
+def decode(
+    file: ArtifactArgument,
+    output: Annotated[
+        Path | None, typer.Option(help="What to write; FILE without its suffix if not given.", show_default=False)
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="folder|safetensors",
+            callback=_known,
+            show_default=False,
+            help="A Hugging Face folder, or a bare weights file. By default a folder if the file knows its architecture.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to copy the tokenizer from if the file holds none.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Write the decoded model as a Hugging Face folder or a .safetensors file."""
+    from stackc.artifact.reader import Artifact
+    from stackc.cli.progress import showing_progress
+    from stackc.cli.terminal import output as results
+    from stackc.cli.terminal import say
+    from stackc.humanise import plural, size_text
+    from stackc.parallel import map_ordered
+
+    with Artifact(file) as artifact:
+        as_folder = _as_folder(to, output, artifact.config is not None)
+        target = output or file.with_name(file.stem if as_folder else f"{file.stem}{_SUFFIX}")
+        extra: dict[str, bytes | Path] = {}
+        if as_folder:
+            extra = dict(_tokenizer(tokenizer, {name: artifact.bundled_file(name) for name in artifact.bundled}))
+        _check_target(target, as_folder, overwrite, {_WEIGHTS, _CONFIG, *extra})
+        with (
+            showing_progress(quiet=quiet) as progress,
+            progress.task(f"decode {file.name}", artifact.nbytes) as advance,
+        ):
+            state: dict[str, Tensor] = {}
+            for name, tensor in zip(
+                artifact.specs, map_ordered(artifact.__getitem__, list(artifact.specs)), strict=True
+            ):
+                state[name] = tensor
+                advance(artifact.specs[name].nbytes)
+            state |= {other: state[first] for other, first in artifact.ties.items()}
+        if as_folder:
+            _write_folder(target, artifact.config, state, extra)
+        else:
+            _write_file(target, state)
+        size = artifact.nbytes
+    if not quiet:
+        held = f", {', '.join(extra)}" if extra else ""
+        say(results(), f"{target}: {plural(len(state), 'tensor')} ({size_text(size)}){held}")
+        if as_folder and artifact.config is not None and not extra:
+            say(results(), "no tokenizer: the file holds none; copy one in with --tokenizer FOLDER")
+
+
+def _as_folder(to: str | None, output: Path | None, has_config: bool) -> bool:
+    if to is not None:
+        return to == "folder"
+    if output is not None and output.suffix == _SUFFIX:
+        return False
+    return has_config or output is not None
+
+
+def _tokenizer(folder: Path | None, bundled: Mapping[str, bytes]) -> Mapping[str, bytes | Path]:
+    """Tokenizer files to write: the user's before those in the file."""
+    if folder is None:
+        return bundled
+    from stackc.errors import ModelError
+    from stackc.reference.tokenizers import tokenizer_files
+
+    files = tokenizer_files(folder)
+    if not files:
+        raise ModelError(f"{folder} holds no tokenizer files such as tokenizer.json or vocab.txt")
+    return files
+
+
+def _check_target(target: Path, as_folder: bool, overwrite: bool, known: set[str]) -> None:
+    """Refuse to replace what this command would not have written."""
+    from stackc.errors import OutputError
+
+    if as_folder and target.is_dir():
+        present = sorted(entry.name for entry in target.iterdir())
+        if present and not overwrite:
+            raise OutputError(f"{target} exists already; choose another --output, or replace it with --overwrite")
+        strangers = [name for name in present if name not in known]
+        if strangers:
+            raise OutputError(f"{target} holds files that would be lost ({strangers[0]}); choose another --output")
+    elif target.is_dir() or (as_folder and target.exists()):
+        raise OutputError(f"{target} is a {'file' if as_folder else 'folder'}; choose another --output or --to")
+    elif target.exists() and not overwrite:
+        raise OutputError(f"{target} exists already; choose another --output, or replace it with --overwrite")
+
+
+def _write_folder(
+    target: Path, config: Mapping[str, Any] | None, state: Mapping[str, Tensor], files: Mapping[str, bytes | Path]
+) -> None:
+    from stackc.reference import save_folder
+    from stackc.run import replacing_folder
+
+    with replacing_folder(target) as temporary:
+        temporary.rmdir()  # save_folder makes its folder itself
+        save_folder(temporary, config, state, files)
+
+
+def _write_file(target: Path, state: Mapping[str, Tensor]) -> None:
+    import tempfile
+
+    from stackc.artifact.writer import writing
+    from stackc.reference import save_folder
+
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+            save_folder(Path(temporary) / "model", None, state)
+            (Path(temporary) / "model" / _WEIGHTS).replace(target)

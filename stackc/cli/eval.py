@@ -1,0 +1,154 @@
+"""``stackc eval``: how good a model is on a task, compressed or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from stackc.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stackc.progress import Progress
+    from stackc.tasks import Evaluation, Outcome, Score
+
+_COMPARED = (
+    "retention",
+    "retention_low",
+    "retention_high",
+    "skill_retention",
+    "agreement",
+    "kl",
+    "mcnemar_p",
+    "verdict",
+)
+
+
+class _Subject(NamedTuple):
+    """A model to evaluate, and the tokenizer that came with it."""
+
+    name: str
+    model: nn.Module
+    tokenizer: Any | None
+
+
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A .stackc file, or a model folder, file or id.")],
+    task: Annotated[
+        str, typer.Option(help="A task name, a YAML mapping, or a data file to classify.", show_default=False)
+    ],
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Tokenizer, instead of the one that comes with the target.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Compare with this model on the same rows.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a compressed or uncompressed model on a task."""
+    from stackc.cli.options import open_task
+    from stackc.cli.progress import showing_progress
+    from stackc.cli.terminal import output, say, write_json
+    from stackc.errors import DataError
+    from stackc.table import score_sentence
+
+    judge = open_task(task)
+    judge.check()
+    with showing_progress(quiet=quiet) as progress:
+        subject = _open(target)
+        other = None if reference is None else _open(reference)
+        chosen = (
+            _load_tokenizer(tokenizer) if tokenizer is not None else subject.tokenizer or (other and other.tokenizer)
+        )
+        if chosen is None:
+            raise DataError(f"{target} comes without a tokenizer; give the folder that holds it with --tokenizer")
+        evaluation = judge.prepare(chosen, getattr(subject.model, "config", None))
+        if evaluation is None:
+            raise DataError(f"the task {judge.name!r} measures nothing; choose another --task")
+        outcome = _measure(evaluation, subject, progress)
+        other_outcome = None if other is None else _measure(evaluation, other, progress)
+        score = evaluation.score(outcome, outcome if other_outcome is None else other_outcome)
+        other_score = None if other_outcome is None else evaluation.score(other_outcome, other_outcome)
+    if as_json:
+        write_json(
+            {
+                "target": target,
+                "task": evaluation.describe(),
+                "score": _plain(score, alone=other is None),
+                "reference": None if other_score is None else {"model": reference, **_plain(other_score, alone=True)},
+            }
+        )
+        return
+    console = output()
+    say(console, f"{target}: {score_sentence(score)}")
+    if other_score is not None:
+        say(console, f"{reference}: {score_sentence(other_score)}", _comparison(score))
+    elif score.majority is not None:
+        say(console, f"naming the most frequent class everywhere would reach {100 * score.majority:.1f} %")
+
+
+def _open(name: str) -> _Subject:
+    from stackc.artifact.reader import Artifact
+    from stackc.reference import open_reference
+
+    if _is_artifact(Path(name)):
+        with Artifact(name) as artifact:
+            return _Subject(name, artifact.build(), artifact.tokenizer())
+    reference = open_reference(name)
+    return _Subject(name, reference.build(), reference.tokenizer())
+
+
+def _is_artifact(path: Path) -> bool:
+    """By its name or its first bytes, so that a renamed file and a damaged one are both recognised."""
+    from stackc.artifact.container import MAGIC
+
+    if path.suffix == ".stackc":
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _load_tokenizer(source: str) -> Any:
+    from stackc.errors import ModelError
+    from stackc.reference import load_tokenizer, open_reference
+
+    path = Path(source).expanduser()
+    found = load_tokenizer(path) if path.is_dir() else open_reference(source).tokenizer()
+    if found is None:
+        raise ModelError(f"{source} holds no tokenizer files such as tokenizer.json or vocab.txt")
+    return found
+
+
+def _measure(evaluation: Evaluation, subject: _Subject, progress: Progress) -> Outcome:
+    with progress.task(f"evaluate {subject.name}", evaluation.describe()["rows"]) as advance:
+        before = 0
+
+        def forward(done: int, total: int) -> None:
+            nonlocal before
+            advance(done - before)
+            before = done
+
+        return evaluation.measure(subject.model, forward)
+
+
+def _plain(score: Score, *, alone: bool) -> dict[str, Any]:
+    import msgspec
+
+    fields: dict[str, Any] = msgspec.to_builtins(score)
+    # A model compared with itself keeps everything; that is no result.
+    return {key: value for key, value in fields.items() if not (alone and key in _COMPARED)}
+
+
+def _comparison(score: Score) -> str:
+    parts = [score.verdict]
+    if score.agreement is not None:
+        parts.append(f"both predict the same on {100 * score.agreement:.1f} % of the rows")
+    if score.kl is not None:
+        parts.append(f"mean KL divergence {score.kl:.3g} nats")
+    return "; ".join(parts)
