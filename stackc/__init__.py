@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stackc.api import compress as compress
     from stackc.api import load as load
-    from stackc.api import open as open
+    from stackc.api import open as open  # noqa: A004 - the name zarr, gzip and PIL use
     from stackc.artifact.reader import Artifact as Artifact
     from stackc.report import Report as Report
     from stackc.run import run as run
 
-__all__ = ["Artifact", "Report", "compress", "load", "open", "run"]  # noqa: A001 - the name zarr, gzip and PIL use
+__all__ = ["Artifact", "Report", "compress", "load", "open", "run"]
 
 _HOMES = {
     "Artifact": "stackc.artifact.reader",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from stackc.artifact.reader import Artifact, StoredPlane
+from stackc.artifact.reader import Artifact
 from stackc.report import ByteRow
 
 _ROLES = ("payload", "side", "tables", "container", "bundle")
@@ -20,12 +20,6 @@ class _Total(msgspec.Struct, frozen=True):
     def plus(self, count: int, size: int, entropy_bits: float | None) -> _Total:
         entropy = None if entropy_bits is None or self.entropy_bits is None else self.entropy_bits + entropy_bits
         return _Total(self.count + count, self.bytes + size, entropy)
-
-
-def table_bytes(artifact: Artifact, plane: StoredPlane) -> int:
-    """Bytes of a stored plane that are the packer's tables and headers."""
-    planned = plane.planned
-    return planned.packer.side_bytes(artifact.plane_bytes(plane), planned.spec)
 
 
 def byte_rows(artifact: Artifact, entropy_bits: Mapping[tuple[str, str], float] | None = None) -> list[ByteRow]:
@@ -53,7 +47,7 @@ def byte_rows(artifact: Artifact, entropy_bits: Mapping[tuple[str, str], float] 
         for stored in artifact.planes(tensor):
             planned = stored.planned
             name = planned.path.rpartition("/")[2]
-            tables = table_bytes(artifact, stored)
+            tables = planned.packer.side_bytes(artifact.plane_bytes(stored), planned.spec)
             known = (entropy_bits or {}).get((tensor, planned.path))
             add("side" if planned.side else "payload", name, planned.packer.name, 1, stored.length - tables, known)
             if tables:
@@ -68,7 +62,7 @@ def byte_rows(artifact: Artifact, entropy_bits: Mapping[tuple[str, str], float] 
             packer=packer,
             count=total.count,
             bytes=total.bytes,
-            entropy_bytes=None if total.entropy_bits is None or not entropy_bits else total.entropy_bits / 8,
+            entropy_bytes=None if total.entropy_bits is None else total.entropy_bits / 8,
         )
         for (role, plane, packer), total in totals.items()
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,18 +65,19 @@ def compress(
     from stackc.pipeline import compress_to_file
     from stackc.reference import open_reference
 
-    if path is None:
-        folder = tempfile.TemporaryDirectory(prefix="stackc-")  # noqa: SIM115 - cleaned up with the artifact
-        target = Path(folder.name) / "model.stackc"
-    else:
-        folder, target = None, Path(path)
+    recipe = recipe_from(recipe)
+    if path is not None:
+        target = Path(path)
         if target.exists() and not overwrite:
             raise OutputError(f"{target} exists already; choose another path, or say overwrite=True")
-    recipe = recipe_from(recipe)
-    result = compress_to_file(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
-    artifact = Artifact(result.path)
-    if folder is not None:
-        weakref.finalize(artifact, folder.cleanup)
+        result = compress_to_file(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
+        return Artifact(target), result.report
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stackc-"))
+        target = Path(folder, "model.stackc")
+        result = compress_to_file(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
+        artifact = Artifact(target)
+        weakref.finalize(artifact, stack.pop_all().close)
     return artifact, result.report
 
 
@@ -93,6 +95,16 @@ def open(path: str | Path, *, max_bytes: int | None = None) -> Artifact:  # noqa
     ------
     ArtifactError
         If it is no artifact, or is damaged.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "linear.stackc")
+    ...     _ = compress(nn.Linear(3, 2), {"stages": ["zstd"]}, file)
+    ...     with open(file) as artifact:
+    ...         list(artifact), artifact["bias"].shape
+    (['weight', 'bias'], torch.Size([2]))
     """
     return Artifact(path, max_bytes=max_bytes)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
-from stackc.errors import PlanError, StackcError, TensorError
+from stackc.errors import DependencyError, PlanError, StackcError, TensorError
 from stackc.meter import MemoryMeter
 from stackc.packer import Packer
 from stackc.plan import TensorPlan, address
 from stackc.spec import PlaneSpec
 from stackc.stack import encode_plane, join, stored_planes
+from stackc.statistics import entropy_bits
 from stackc.transform import Transform, Weighted
 
 if TYPE_CHECKING:
@@ -38,13 +39,16 @@ class Walker:
     x : Tensor
         The tensor.
     weights : sequence
-        Row weights per stage, or None; they follow the rows through the transforms that keep them.
+        Row weights per stage, or None; they follow the rows through the transforms that keep them. Those of stages that
+        do not apply to this tensor, whose rows are others, are left out.
     """
 
     def __init__(self, plan: TensorPlan, x: Tensor, weights: Sequence[Tensor | None]) -> None:
         self.plan = plan
         self.planes: dict[str, tuple[PlaneSpec, Tensor]] = {"": (plan.spec, x)}
-        self._weights: list[dict[str, Tensor]] = [{} if w is None else {"": w} for w in weights]
+        self._weights: list[dict[str, Tensor]] = [
+            {"": known} if known is not None and step else {} for known, step in zip(weights, plan.steps, strict=True)
+        ]
 
     def weighted(self, stage: int, path: str) -> Weighted:
         """A plane with the row weights that a stage gives it.
@@ -69,23 +73,36 @@ class Walker:
                 continue
             weights = self.weighted(stage, path).weights
             spec, x = self.planes.pop(path)
-            try:
+            with self.placed(stage, path, config):
                 made = encode_plane(config, x, spec, weights)
-            except StackcError as error:
-                where = f"stages[{stage}] ({config.name}) on {address(self.plan.name, path)}"
-                raise TensorError(f"{where}: {error}") from error
             self.planes.update({join(path, plane): value for plane, value in made.items()})
-            self._carry(path, config, {plane: value for plane, (_, value) in made.items()})
+            self._carry(stage, path, config, {plane: value for plane, (_, value) in made.items()})
 
-    def _carry(self, path: str, transform: Transform, made: Mapping[str, Tensor]) -> None:
-        for known in self._weights:
+    @contextmanager
+    def placed(self, stage: int | None, path: str, config: Transform | Packer) -> Iterator[None]:
+        """Name the stage and the plane in the errors of the block."""
+        where = f"{config.name} on" if stage is None else f"stages[{stage}] ({config.name}) on"
+        try:
+            yield
+        except DependencyError:
+            raise
+        except (StackcError, RuntimeError) as error:  # torch's own, such as memory that it does not get
+            raise TensorError(f"{where} {address(self.plan.name, path)}: {' '.join(str(error).split())}") from error
+
+    def _carry(self, stage: int, path: str, transform: Transform, made: Mapping[str, Tensor]) -> None:
+        for known in self._weights[stage:]:
             if path in known:
                 carried = transform.carry(known[path], made)
                 known.update({join(path, plane): w for plane, w in carried.items()})
 
 
 def encode_tensor(
-    plan: TensorPlan, x: Tensor, weights: Sequence[Tensor | None], *, every_stage: bool = True, meter: MemoryMeter | None = None
+    plan: TensorPlan,
+    x: Tensor,
+    weights: Sequence[Tensor | None],
+    *,
+    every_stage: bool = True,
+    meter: MemoryMeter | None = None,
 ) -> EncodedTensor:
     """Encode and pack one tensor.
 
@@ -96,7 +113,7 @@ def encode_tensor(
     x : Tensor
         The tensor; left as it was.
     weights : sequence of Tensor or None
-        Row weights for each stage.
+        Row weights for each stage, or None.
     every_stage : bool
         Whether to pack also what each stage but the last leaves behind.
     meter : MemoryMeter, optional
@@ -107,9 +124,8 @@ def encode_tensor(
     TensorError
         If a transform refuses the data, with stage, tensor and plane.
     """
-    from stackc.statistics import entropy_bits
-
     walker = Walker(plan, x, weights)
+    del x  # the walker drops it once a transform has split it
     packed: dict[tuple[str, Packer], bytes] = {}
     stages, seconds = [], []
     last = len(plan.steps) - 1
@@ -121,7 +137,8 @@ def encode_tensor(
             for planned in stored_planes(stack, plan.spec) if every_stage or index == last else ():
                 key = (planned.path, planned.packer)
                 if key not in packed:
-                    packed[key] = planned.packer.pack(walker.planes[planned.path][1], planned.spec)
+                    with walker.placed(None, planned.path, planned.packer):
+                        packed[key] = planned.packer.pack(walker.planes[planned.path][1], planned.spec)
                 stored.append(packed[key])
         stages.append(tuple(stored))
         seconds.append(time.perf_counter() - begin)

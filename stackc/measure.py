@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from stackc.reference import Reference
 
 
+#: Elements that are compared at a time.
+_PIECE = 1 << 20
+
+
 class Decoded(NamedTuple):
     """What decoding a file showed.
 
@@ -42,7 +46,7 @@ class _OneTensor(NamedTuple):
     tensor: Tensor | None
 
 
-def decode_and_compare(path: Path, reference: Reference, progress: Progress, *, keep: bool) -> Decoded:
+def decode_and_compare(path: Path, reference: Reference, label: str, progress: Progress, *, keep: bool) -> Decoded:
     """Decode every tensor of a file and compare it with the reference's.
 
     Parameters
@@ -51,6 +55,8 @@ def decode_and_compare(path: Path, reference: Reference, progress: Progress, *, 
         An artifact made from this reference.
     reference : Reference
         What it was made from.
+    label : str
+        What the file is, for people who watch.
     progress : Progress
         Told about every tensor.
     keep : bool
@@ -59,9 +65,9 @@ def decode_and_compare(path: Path, reference: Reference, progress: Progress, *, 
     Raises
     ------
     ArtifactError
-        If the file does not decode, or an integer tensor comes back changed.
+        If the file does not decode, or what must come back exactly does not: integers, NaN and infinity.
     """
-    with Artifact(path) as artifact, progress.task(f"decode {path.name}", len(artifact.specs)) as advance:
+    with Artifact(path) as artifact, progress.task(f"decode {label}", len(artifact.specs)) as advance:
         names = list(artifact.specs)
 
         def one(name: str) -> _OneTensor:
@@ -78,7 +84,9 @@ def decode_and_compare(path: Path, reference: Reference, progress: Progress, *, 
             advance(1)
         state = None
         if keep:
-            state = {name: result.tensor for name, result in zip(names, results, strict=True) if result.tensor is not None}
+            state = {
+                name: result.tensor for name, result in zip(names, results, strict=True) if result.tensor is not None
+            }
             state |= {other: state[first] for other, first in artifact.ties.items()}
     norm = sum(result.squared_norm for result in results)
     error = sum(result.squared_error for result in results)
@@ -91,15 +99,24 @@ def decode_and_compare(path: Path, reference: Reference, progress: Progress, *, 
 
 
 def _squared_difference(original: Tensor, decoded: Tensor, name: str) -> tuple[float, float]:
+    """Sums of squares of the difference and of the original, in float64."""
     if not original.is_floating_point():
         if not torch.equal(original, decoded):
-            raise ArtifactError(f"tensor {name!r} holds integers and came back changed; this is a bug in a packer")
+            raise ArtifactError(f"tensor {name!r} holds integers and came back changed; this is a bug in a stage")
         return 0.0, 0.0
-    x = original.double()
-    # A lossless stack keeps NaN and infinity; they count as equal here when the bits are.
-    finite = torch.isfinite(x)
-    difference = torch.where(finite, decoded.double() - x, torch.zeros_like(x))
-    x = torch.where(finite, x, torch.zeros_like(x))
-    return float(difference.square().sum()), float(x.square().sum())
-
-
+    error = norm = 0.0
+    original, decoded = original.reshape(-1), decoded.reshape(-1)
+    # In pieces: float64 copies of a whole embedding would be the largest things in memory.
+    for start in range(0, original.numel(), _PIECE):
+        before, after = original[start : start + _PIECE], decoded[start : start + _PIECE]
+        x, y = before.double(), after.double()
+        finite = torch.isfinite(x)
+        if not finite.all():
+            if to_bytes(before[~finite]) != to_bytes(after[~finite]):
+                raise ArtifactError(
+                    f"tensor {name!r} holds NaN or infinity and came back changed; this is a bug in a stage"
+                )
+            x, y = x[finite], y[finite]
+        error += float((y - x).square().sum())
+        norm += float(x.square().sum())
+    return error, norm

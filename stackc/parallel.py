@@ -26,7 +26,9 @@ def one_thread_per_operation() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None) -> Iterator[Result]:
+def map_ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[Result]:
     """Apply a function in worker threads and yield the results in the order of the items.
 
     At most one item more than there are workers is begun ahead of the reader, so memory stays bounded. The first error

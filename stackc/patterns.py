@@ -27,12 +27,14 @@ def expand_braces(pattern: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str] | None], ...]:
-    compiled = []
+    """Globs for the tensor and the plane, for every way to read the pattern: names of tensors may hold slashes too."""
+    compiled: list[tuple[re.Pattern[str], re.Pattern[str] | None]] = []
     for alternative in expand_braces(pattern):
-        tensor, slash, plane = alternative.partition("/")
-        compiled.append(
-            (re.compile(fnmatch.translate(tensor)), re.compile(fnmatch.translate(plane)) if slash else None)
-        )
+        parts = alternative.split("/")
+        for cut in range(1, len(parts)):
+            tensor, plane = "/".join(parts[:cut]), "/".join(parts[cut:])
+            compiled.append((re.compile(fnmatch.translate(tensor)), re.compile(fnmatch.translate(plane))))
+        compiled.append((re.compile(fnmatch.translate(alternative)), None))
     return tuple(compiled)
 
 
@@ -76,6 +78,12 @@ def matches(patterns: Sequence[str], tensors: Iterable[str], path: str) -> bool:
     return not include or any(matches_one(pattern, name, path) for pattern in include for name in names)
 
 
-def is_literal(patterns: Sequence[str]) -> bool:
-    """Whether the patterns name planes one by one, without a wildcard."""
-    return bool(patterns) and not any(_WILD.search(pattern) or pattern.startswith("!") for pattern in patterns)
+def is_literal(pattern: str) -> bool:
+    """Whether a pattern names one plane, or all planes of one tensor, without a wildcard.
+
+    Examples
+    --------
+    >>> is_literal("a.weight/codes"), is_literal("*.weight"), is_literal("!a.weight")
+    (True, False, False)
+    """
+    return not (_WILD.search(pattern) or pattern.startswith("!"))

@@ -16,7 +16,7 @@ from stackc.patterns import is_literal, matches
 from stackc.recipe.recipe import Recipe, Stage
 from stackc.registry import find
 from stackc.spec import PlaneSpec
-from stackc.stack import Branch, Leaf, Stack, join, replace
+from stackc.stack import MAX_DEPTH, Branch, Leaf, Stack, join, replace
 from stackc.transform import Transform
 
 #: ``{stage: {plane: settled transform}}``, planes written as ``tensor`` or ``tensor/path``.
@@ -79,21 +79,28 @@ class _Growing:
         self.steps: list[dict[str, Transform | Packer]] = []
         self.stacks: list[Stack] = []
 
-    def put(self, path: str, config: Transform | Packer, use: str) -> None:
-        """Apply a transform or packer to an open plane, or raise SpecError and leave everything as it was."""
+    def put(self, path: str, config: Transform | Packer, use: str) -> str | None:
+        """Apply a transform or packer to an open plane; if it does not fit, say why and leave everything as it was."""
         spec = self.open[path]
         if isinstance(config, Packer):
             reason = config.refusal(spec)
             if reason is not None:
-                raise SpecError(reason)
+                return reason
             self.stack = replace(self.stack, path, Leaf(config))
             self.packed[path] = use
         else:
-            specs = config.plan(spec)
+            try:
+                specs = config.plan(spec)
+            except SpecError as error:
+                return str(error)
+            above = path.count("/") + 1 if path else 0
+            if above + 2 > MAX_DEPTH:  # the transform and a packer
+                return f"a stack is at most {MAX_DEPTH} stages deep"
             self.stack = replace(self.stack, path, Branch(config, {plane: Leaf(self.default) for plane in specs}))
             self.open.update({join(path, plane): planned for plane, planned in specs.items()})
         del self.open[path]
         self.steps[-1][path] = config
+        return None
 
 
 def address(tensor: str, path: str) -> str:
@@ -145,53 +152,82 @@ def plan_recipe(
     return Plan(recipe, tensors, stages)
 
 
+class _Tried(NamedTuple):
+    """A plane that a stage's patterns match, and why it does not fit, if so."""
+
+    tensor: _Growing
+    path: str
+    spec: PlaneSpec
+    refusal: str | None
+
+    @property
+    def plane(self) -> str:
+        return address(self.tensor.names[0], self.path)
+
+
 def _apply(stage: Stage, index: int, growing: Sequence[_Growing], choices: Mapping[str, Transform]) -> StagePlan:
-    matched, settled = 0, True
-    skipped: list[Skipped] = []
+    tried: list[_Tried] = []
+    settled = True
     for tensor in growing:
         tensor.steps.append({})
-        for path in list(tensor.open):
+        for path, spec in list(tensor.open.items()):
             if not matches(stage.on, tensor.names, path):
                 continue
-            plane = address(tensor.names[0], path)
-            config = choices.get(plane, stage.config)
-            try:
-                tensor.put(path, config, f"stages[{index}] ({stage.use})")
-            except SpecError as error:
-                if is_literal(stage.on):
-                    raise PlanError(f"stages[{index}] ({stage.use}) does not fit {plane} ({tensor.open[path]}): {error}") from error
-                skipped.append(Skipped(plane, str(error)))
-            else:
-                matched += 1
-                settled &= isinstance(config, Packer) or config.settled
+            config = choices.get(address(tensor.names[0], path), stage.config)
+            refusal = tensor.put(path, config, f"stages[{index}] ({stage.use})")
+            tried.append(_Tried(tensor, path, spec, refusal))
+            if refusal is None and isinstance(config, Transform):
+                settled &= config.settled
         tensor.stacks.append(tensor.stack)
-    if not matched and not stage.allow_empty:
-        raise PlanError(_nothing(stage, index, growing, skipped))
-    return StagePlan(stage, matched, tuple(skipped), settled)
+    skipped = [one for one in tried if one.refusal is not None]
+    if not stage.allow_empty:
+        _require_named(stage, index, growing, tried)
+        if len(skipped) == len(tried):
+            raise PlanError(_nothing(stage, index, stage.on, growing, skipped))
+    return StagePlan(
+        stage, len(tried) - len(skipped), tuple(Skipped(one.plane, one.refusal or "") for one in skipped), settled
+    )
 
 
-def _nothing(stage: Stage, index: int, growing: Sequence[_Growing], skipped: Sequence[Skipped]) -> str:
+def _require_named(stage: Stage, index: int, growing: Sequence[_Growing], tried: Sequence[_Tried]) -> None:
+    """Refuse a recipe that names a plane without wildcards which is not there or does not fit."""
+    for pattern in filter(is_literal, stage.on):
+        named = [one for one in tried if matches([pattern], one.tensor.names, one.path)]
+        if any(one.refusal is None for one in named):
+            continue
+        if named:
+            first = named[0]
+            raise PlanError(f"stages[{index}] ({stage.use}) does not fit {first.plane} ({first.spec}): {first.refusal}")
+        raise PlanError(_nothing(stage, index, [pattern], growing, []))
+
+
+def _nothing(
+    stage: Stage, index: int, patterns: Sequence[str], growing: Sequence[_Growing], skipped: Sequence[_Tried]
+) -> str:
     """Why a stage has nothing to do, and what would help."""
-    where = f"stages[{index}] ({stage.use})"
-    on = f" on {', '.join(stage.on)}" if stage.on else ""
+    on = f" on {', '.join(patterns)}" if patterns else ""
+    where = f"stages[{index}] ({stage.use}){on}"
     if skipped:
         first = skipped[0]
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
         return (
-            f"{where}{on} fits none of the {len(skipped)} planes it matches: {first.plane}{more}: {first.reason}; "
+            f"{where} fits none of the {len(skipped)} planes it matches: {first.plane}{more}: {first.refusal}; "
             "put it before the stages that make such planes, change 'on', or say allow_empty: true"
         )
-    packed = [(g.names[0], path, by) for g in growing for path, by in g.packed.items() if matches(stage.on, g.names, path)]
+    packed = [
+        (g.names[0], path, by) for g in growing for path, by in g.packed.items() if matches(patterns, g.names, path)
+    ]
     if packed:
         name, path, by = packed[0]
-        return f"{where}{on} comes too late: {address(name, path)} is already packed by {by}; put {stage.use} before it"
+        return f"{where} comes too late: {address(name, path)} is already packed by {by}; put {stage.use} before it"
     tensors = [name for g in growing for name in g.names]
-    if stage.on and not any(matches([pattern.partition("/")[0]], [name], "") for pattern in stage.on for name in tensors):
-        hint = nearest(stage.on[0].partition("/")[0].strip("*"), tensors)
-        return f"{where}{on} matches no tensor of the model{hint}; 'stackc check' lists the tensors"
+    tensor_globs = [pattern.partition("/")[0] for pattern in patterns if not pattern.startswith("!")]
+    if tensor_globs and not any(matches(tensor_globs, [name], "") for name in tensors):
+        hint = nearest(tensor_globs[0].strip("*"), tensors)
+        return f"{where} matches no tensor of the model{hint}; 'stackc check' lists the tensors"
     planes = sorted({path.rpartition("/")[2] for g in growing for path in g.open if path})
     known = f"the planes at this point are {', '.join(planes)}" if planes else "no stage before it makes planes"
-    return f"{where}{on} matches no plane: {known}; or say allow_empty: true"
+    return f"{where} matches no plane: {known}; or say allow_empty: true"
 
 
 def planes_of_stage(plan: Plan, index: int) -> Iterator[tuple[TensorPlan, str, Transform | Packer]]:

@@ -82,11 +82,13 @@ def find(name: str) -> Entry:
     point = _points().get(name)
     if point is None:
         if name in KNOWN_PROVIDERS:
-            raise DependencyError(f"stage {name!r} is in the package {KNOWN_PROVIDERS[name]}: pip install {KNOWN_PROVIDERS[name]}")
+            raise DependencyError(
+                f"stage {name!r} is in the package {KNOWN_PROVIDERS[name]}: pip install {KNOWN_PROVIDERS[name]}"
+            )
         raise RecipeError(f"unknown stage {name!r}{nearest(name, names())}; 'stackc list' shows all")
     try:
         value = point.load()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         package = point.dist.name if point.dist else point.value
         raise DependencyError(f"stage {name!r} of package {package} does not import: {error}") from error
     return Entry(value.stage, dict(value.fields)) if isinstance(value, Preset) else Entry(value, {})
@@ -103,9 +105,9 @@ def find_format(name: str, version: int) -> StageClass:
     for candidate in (name, f"{name}@{version}"):
         if candidate in _points():
             stage = find(candidate).stage
-            if stage.version == version:
+            if (stage.name, stage.version) == (name, version):
                 return stage
-    if name in _points():
+    if name in _points() and find(name).stage.name == name:
         raise DependencyError(
             f"the file needs {name}@{version}, but version {find(name).stage.version} is installed; "
             "install the release of stackc, or of the plugin, that wrote it"

@@ -40,7 +40,7 @@ class StageRow(msgspec.Struct, frozen=True, kw_only=True):
     score : Score or None
         Task metric of the model decoded from that file.
     encode_seconds, decode_seconds : float
-        Time in this stage's encoder and packer, summed over threads; wall time to decode that file.
+        Time in this stage's encoder and packers, and time to decode that file; both summed over threads.
     peak_memory_bytes : int
         Most resident memory of the process while the stage was encoding.
     """
@@ -73,7 +73,7 @@ class ByteRow(msgspec.Struct, frozen=True, kw_only=True):
     plane : str
         Name of the planes (``codes``), empty for tensors stored as they are and for the container.
     packer : str
-        Who packed them.
+        Who packed them; empty for the container.
     count : int
         Number of planes, or of files.
     bytes : int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from stackc.artifact.writer import write_text, writing
+from stackc.artifact.writer import temporary_name, write_text, writing
 from stackc.errors import OutputError, RecipeError
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
@@ -94,7 +93,13 @@ def run(
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that holds something, before any work is done."""
+    """Refuse an output folder that holds something, before any work is done.
+
+    Raises
+    ------
+    OutputError
+        If ``folder`` is a file, holds a run that may not be overwritten, or holds what no run wrote.
+    """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; choose another --output")
     if folder.is_dir() and any(folder.iterdir()):
@@ -108,20 +113,34 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``folder`` when the block ends well, and vanishes when it does not."""
+    """A new folder that takes the place of ``folder`` when the block ends well, and vanishes when it does not.
+
+    Raises
+    ------
+    OutputError
+        If the new folder cannot be made or moved; an old one is then where it was.
+    """
+    folder = folder.resolve()
+    temporary = temporary_name(folder)
     with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        temporary.mkdir(parents=True)
     try:
         yield temporary
         with writing(folder):
-            temporary.chmod(0o755)
-            if folder.is_dir():
-                old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-                folder.replace(old)
-                temporary.replace(folder)
-                shutil.rmtree(old)
-            else:
-                temporary.replace(folder)
+            _exchange(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, folder: Path) -> None:
+    if not folder.exists():
+        new.replace(folder)
+        return
+    old = temporary_name(folder)
+    folder.replace(old)
+    try:
+        new.replace(folder)
+    except OSError:
+        old.replace(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

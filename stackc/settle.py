@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from stackc.encode import Walker
-from stackc.errors import StackcError, TensorError
+from stackc.errors import PlanError, StackcError, TensorError
 from stackc.plan import Choices, Plan, TensorPlan, address, plan_recipe, planes_of_stage
 from stackc.transform import Transform, Weighted
 
@@ -18,11 +18,15 @@ Load = Callable[[str], "Tensor"]
 
 
 class _LazyPlanes(Mapping[str, Weighted]):
-    """The planes that a stage matches, each computed when it is asked for and then forgotten."""
+    """The planes that a stage matches, each computed when it is asked for and then forgotten.
+
+    ``given`` is the address of the plane that was given last, for error messages; None while one is being computed.
+    """
 
     def __init__(
         self, places: Mapping[str, tuple[TensorPlan, str]], stage: int, load: Load, weights: Sequence[Tensor | None]
     ) -> None:
+        self.given: str | None = None
         self._places = places
         self._stage = stage
         self._load = load
@@ -30,10 +34,13 @@ class _LazyPlanes(Mapping[str, Weighted]):
 
     def __getitem__(self, plane: str) -> Weighted:
         tensor, path = self._places[plane]
+        self.given = None
         walker = Walker(tensor, self._load(tensor.name), self._weights)
         for before in range(self._stage):
             walker.apply(before)
-        return walker.weighted(self._stage, path)
+        weighted = walker.weighted(self._stage, path)
+        self.given = plane
+        return weighted
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -66,7 +73,9 @@ def settle(
     Raises
     ------
     TensorError
-        If a transform cannot choose, with stage and reason.
+        If a transform cannot choose, with stage, plane and reason.
+    PlanError
+        If ``choices`` lack a plane.
     """
     specs = {tensor.name: tensor.spec for tensor in plan.tensors}
     ties = {other: tensor.name for tensor in plan.tensors for other in tensor.names[1:]}
@@ -76,8 +85,19 @@ def settle(
             continue
         plan = plan_recipe(plan.recipe, specs, ties, made)
         places = {address(tensor.name, path): (tensor, path) for tensor, path, _ in planes_of_stage(plan, index)}
+        planes = _LazyPlanes(places, index, load, weights)
         try:
-            made[index] = stage.stage.config.settle(_LazyPlanes(places, index, load, weights))
+            made[index] = stage.stage.config.settle(planes)
         except StackcError as error:
-            raise TensorError(f"stages[{index}] ({stage.stage.use}): {error}") from error
-    return (plan_recipe(plan.recipe, specs, ties, made) if made else plan), made
+            if planes.given is None:  # an earlier stage, which says where itself
+                raise
+            raise TensorError(f"stages[{index}] ({stage.stage.use}) on {planes.given}: {error}") from error
+    if made:
+        plan = plan_recipe(plan.recipe, specs, ties, made)
+    for index, stage in enumerate(plan.stages):
+        if not stage.settled:
+            raise PlanError(
+                f"stages[{index}] ({stage.stage.use}): the choice for one of its planes is missing; if the recipe is locked, "
+                "remove its 'lock' key"
+            )
+    return plan, made

@@ -6,7 +6,7 @@ transform made of the values that another one made of the tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -20,7 +20,8 @@ from stackc.transform import Transform
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MAX_DEPTH = 32
+#: Stages on the longest path of a stack, packer included.
+MAX_DEPTH = 32
 
 
 class Leaf(NamedTuple):
@@ -80,12 +81,16 @@ def _walk(stack: Stack, spec: PlaneSpec, path: str, side: bool) -> Iterator[Plan
         return
     specs = stack.transform.plan(spec)
     if list(specs) != list(stack.planes):
-        raise SpecError(f"{stack.transform.name} makes the planes {list(specs)}, but the stack stores {list(stack.planes)}")
+        raise SpecError(
+            f"{stack.transform.name} makes the planes {list(specs)}, but the stack stores {list(stack.planes)}"
+        )
     for plane, child in stack.planes.items():
         yield from _walk(child, specs[plane], join(path, plane), side or plane in stack.transform.side)
 
 
-def decode(stack: Stack, spec: PlaneSpec, plane_at: Callable[[str, PlaneSpec, Packer], Tensor], path: str = "") -> Tensor:
+def decode(
+    stack: Stack, spec: PlaneSpec, plane_at: Callable[[str, PlaneSpec, Packer], Tensor], path: str = ""
+) -> Tensor:
     """Evaluate the tree from its leaves to the tensor.
 
     Parameters
@@ -124,7 +129,9 @@ def encode_plane(
     specs = transform.plan(spec)
     planes = transform.encode(x, weights)
     if list(planes) != list(specs):
-        raise TensorError(f"{transform.name} planned the planes {list(specs)} but made {list(planes)}; this is a bug in it")
+        raise TensorError(
+            f"{transform.name} planned the planes {list(specs)} but made {list(planes)}; this is a bug in it"
+        )
     for plane, planned in specs.items():
         difference = planned.mismatch(planes[plane])
         if difference is not None:
@@ -141,6 +148,13 @@ def to_wire(stack: Stack) -> list[Any]:
     return wire
 
 
+class _Node(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    name: str
+    version: int
+    config: dict[str, Any]
+    planes: list[Any] | None = None
+
+
 def from_wire(wire: Any, spec: PlaneSpec, depth: int = 0) -> Stack:
     """Inverse of `to_wire`; the names of the children come from the plan.
 
@@ -151,25 +165,37 @@ def from_wire(wire: Any, spec: PlaneSpec, depth: int = 0) -> Stack:
     DependencyError
         If a stage that it needs is not installed.
     """
-    if depth > _MAX_DEPTH:
-        raise ArtifactError(f"a stack in the file is nested deeper than {_MAX_DEPTH} stages")
+    if depth >= MAX_DEPTH:
+        raise ArtifactError(f"a stack in the file is nested deeper than {MAX_DEPTH} stages")
     try:
-        name, version, config, *children = wire
-        stage = msgspec.convert(config, find_format(str(name), int(version)))
+        node = msgspec.convert(wire, _Node)
+        stage = msgspec.convert(node.config, find_format(node.name, node.version))
         if isinstance(stage, Packer):
-            if children:
-                raise ArtifactError(f"the packer {name} has planes below it")
+            reason = stage.refusal(spec) if node.planes is None else "packers have no planes below them"
+            if reason is not None:
+                raise SpecError(f"{node.name}: {reason}")
             return Leaf(stage)
+        if not stage.settled:
+            raise SpecError(f"{node.name} has a choice left open")
         specs = stage.plan(spec)
-        nodes = children[0]
-        if len(nodes) != len(specs):
-            raise ArtifactError(f"{name} makes {len(specs)} planes, the file lists {len(nodes)}")
-        return Branch(
-            stage,
-            {plane: from_wire(node, specs[plane], depth + 1) for plane, node in zip(specs, nodes, strict=True)},
-        )
-    except (ValueError, TypeError, IndexError, OverflowError, SpecError, msgspec.ValidationError) as error:
+    except StackcError as error:
+        if not isinstance(error, SpecError):
+            raise
         raise ArtifactError(f"the file describes a stack that does not fit {spec}: {error}") from error
+    except Exception as error:  # whatever a stage makes of numbers that no encoder would write
+        if isinstance(error, MemoryError):
+            raise
+        raise ArtifactError(f"the file describes a stack that does not fit {spec}: {_sentence(error)}") from error
+    nodes = node.planes or []
+    if len(nodes) != len(specs):
+        raise ArtifactError(f"{node.name} makes {len(specs)} planes of {spec}, the file lists {len(nodes)}")
+    return Branch(
+        stage, {plane: from_wire(below, specs[plane], depth + 1) for plane, below in zip(specs, nodes, strict=True)}
+    )
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def replace(stack: Stack, path: str, node: Stack) -> Stack:
@@ -196,18 +222,3 @@ def describe(stack: Stack) -> str:
         return stack.packer.name
     inner = ", ".join(f"{plane}: {describe(child)}" for plane, child in stack.planes.items())
     return f"{stack.transform.name}({inner})"
-
-
-def leaf_count(stack: Stack) -> int:
-    """Number of stored planes."""
-    return 1 if isinstance(stack, Leaf) else sum(leaf_count(child) for child in stack.planes.values())
-
-
-def leaf_packers(stack: Stack, path: str = "") -> Mapping[str, Packer]:
-    """Packer of every leaf by path."""
-    if isinstance(stack, Leaf):
-        return {path: stack.packer}
-    packers: dict[str, Packer] = {}
-    for plane, child in stack.planes.items():
-        packers.update(leaf_packers(child, join(path, plane)))
-    return packers

@@ -26,7 +26,7 @@ MISSING = "-"
 #: Metrics that are shares of 1 and are shown in per cent.
 _SHARES = frozenset({"accuracy"})
 
-_CONTAINER = "header and manifest"
+_CONTAINER = "manifest"
 _BUNDLE = "tokenizer"
 
 
@@ -62,7 +62,7 @@ class _FittingTable:
         yield table
         notes = list(self._footnotes)
         if left_out:
-            names = ", ".join(column.header.replace("\n", " ") for column in self._columns if column in left_out)
+            names = ", ".join(_one_line(column.header) for column in self._columns if column in left_out)
             notes.append(f"too narrow for: {names}")
         for note in notes:
             yield Text(note, style="dim")
@@ -119,7 +119,7 @@ def stage_table(report: Report) -> RenderableType:
 
 def plain_table(**options: Any) -> Table:
     """An empty table in the style of all others: a line below the headings, no frame."""
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, **options)
+    return Table(box=box.SIMPLE, pad_edge=False, show_edge=False, **options)
 
 
 def byte_table(report: Report) -> Table:
@@ -211,6 +211,10 @@ def _render(columns: Sequence[_Column]) -> Table:
     for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
         table.add_row(*(Text(printable(cell)) for cell in row), style=None if number else "dim")
     return table
+
+
+def _one_line(header: str) -> str:
+    return header.replace("-\n", "").replace("/\n", "/").replace("\n", " ")
 
 
 def _stage_names(rows: Sequence[StageRow]) -> list[str]:

@@ -65,7 +65,8 @@ class Ans(Packer, frozen=True):
             if state < 2**32 and the stack is not empty:
                 state = state << 32 | pop()
 
-    In the end state is 0 and the stack is empty; a reader refuses anything else. This is ``AnsCoder`` of the library
+    In the end state is 0 and the stack is empty. The stack is never empty in the file, because at least two symbols occur.
+    A reader refuses anything else. This is ``AnsCoder`` of the library
     constriction (Bamler 2022, "Understanding Entropy Coding With Asymmetric Numeral Systems") with the model
     ``Categorical(f, perfect=False)``; the coder is that of Duda (2013).
 
@@ -198,8 +199,8 @@ def _encode(values: np.ndarray, model: Table, span: int) -> bytes:
 def _decode(stack: bytes, model: Table, span: int, count: int) -> np.ndarray:
     import constriction
 
-    if stack[-1:] == b"\0":
-        raise ArtifactError("the ANS stack of a plane ends in a zero byte; the file is damaged")
+    if not stack or not stack[-1]:
+        raise ArtifactError("the ANS stack of a plane is empty or ends in a zero byte; the file is damaged")
     words = numpy.frombuffer(stack + b"\0" * (-len(stack) % 4), "<u4").astype(numpy.uint32)
     values = numpy.empty(count, unsigned_dtype(span.bit_length()))
     symbols = model.symbols.astype(values.dtype)

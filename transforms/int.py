@@ -156,8 +156,11 @@ class Int(Transform, frozen=True):
         lo, hi = self._range
         scale, zero_point = _affine(cut, self.bits, self.symmetric)
         scale = _checked(scale, x)
-        integers = torch.round(cut * (1.0 / scale)[..., None]) + zero_point[..., None]
-        codes = _join(torch.clamp(integers, lo, hi), blocks).reshape(x.shape)
+        # in place from here on: embeddings are large
+        integers = (cut * (1.0 / scale)[..., None]).round_()
+        if not self.symmetric:
+            integers += zero_point[..., None]
+        codes = _join(integers.clamp_(lo, hi), blocks).reshape(x.shape)
         if self.symmetric:
             return {"codes": codes.to(torch.int8), "scale": scale}
         return {"codes": codes.to(torch.uint8), "scale": scale, "zero_point": zero_point.to(torch.uint8)}
@@ -173,9 +176,11 @@ class Int(Transform, frozen=True):
             values = values - _spread(planes["zero_point"].to(scale.dtype), blocks)
         values = values * _spread(scale, blocks)
         dtype = getattr(torch, spec.dtype)
-        limits = torch.finfo(dtype)
-        # a code may stand for up to one step more than the largest value, which a narrow dtype may not hold
-        return values.clamp(limits.min, limits.max).reshape(spec.shape).to(dtype)
+        if dtype != values.dtype or self._is_extreme(scale):
+            # a code may stand for up to one step more than the largest value, which the dtype may not hold
+            limits = torch.finfo(dtype)
+            values = values.clamp(limits.min, limits.max)
+        return values.reshape(spec.shape).to(dtype)
 
     def error_bound(self, x: Tensor) -> float:
         """Half a step for every value, or what clipping cuts off if that is more, plus rounding in decode."""
@@ -220,6 +225,10 @@ class Int(Transform, frozen=True):
     @property
     def _is_sign(self) -> bool:
         return self.bits == 1 and self.symmetric
+
+    def _is_extreme(self, scale: Tensor) -> bool:
+        """Whether a code times a scale may overflow the dtype of the scale."""
+        return bool(scale.numel()) and float(scale.detach().amax()) > torch.finfo(scale.dtype).max / 512
 
     def _blocks(self, shape: tuple[int, ...]) -> Blocks:
         *rows, width = shape or (1,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
+
+#: Rows that are held in float64 at a time, so that memory stays near that of the plane itself.
+_CHUNK_ROWS = 4096
 
 #: Bits of the second digit of a float32 bit pattern; the first one has the remaining 15, as magnitudes have no sign.
 _LOW_BITS = 16
@@ -131,7 +135,7 @@ class Prune(Transform, frozen=True):
             If ``x`` holds NaN or infinity, or ``scope: global`` is not settled yet.
         """
         require_finite(x)
-        x = x.detach()
+        x = x.detach().contiguous()  # sums over strided memory round differently
         if not self.settled:
             raise TensorError("prune with scope: global chooses its threshold over all tensors: settle() it first")
         if self.sparsity is not None:
@@ -165,19 +169,18 @@ class Prune(Transform, frozen=True):
 
     def error_bound(self, x: Tensor) -> float:
         """Norm of what is dropped, less the fallback; the norm of ``x`` as long as the count is not settled."""
-        wide = x.detach().to(torch.float64)
+        x = x.detach().contiguous()
+        wide = x.to(torch.float64)
         if not self.settled:
-            return float(torch.linalg.vector_norm(wide)) * (1 + 2**-40)
-        if self.sparsity is not None:
-            dropped = wide[
-                ~_largest(_magnitudes(x.detach(), None).reshape(-1), self._count(x.numel())).reshape(x.shape)
-            ]
-            return float(torch.linalg.vector_norm(dropped)) * (1 + 2**-40)
-        axis = self._axis
-        mask = _largest(_energies(x.detach(), None, axis), self._count(x.shape[axis]))
-        shown = _fallback(x.detach(), mask, None, axis).to(x.dtype).to(torch.float64)
-        dropped = wide.index_select(axis, (~mask).nonzero().reshape(-1))
-        return float(torch.linalg.vector_norm(dropped - shown)) * (1 + 2**-40)
+            dropped = wide
+        elif self.sparsity is not None:
+            kept = _largest(_magnitudes(x, None).reshape(-1), self._count(x.numel()))
+            dropped = wide.reshape(-1)[~kept]
+        else:
+            mask = _largest(_energies(x, None, self._axis), self._count(x.shape[self._axis]))
+            fallback = _fallback(x, mask, None, self._axis).to(x.dtype).to(torch.float64)
+            dropped = wide.index_select(self._axis, (~mask).nonzero().reshape(-1)) - fallback
+        return float(torch.linalg.vector_norm(dropped)) * (1 + 2**-40)
 
     def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
         """Choose how many weights every plane keeps, so that all planes together keep exactly the share asked for.
@@ -242,26 +245,33 @@ def _magnitudes(x: Tensor, weights: Tensor | None) -> Tensor:
 @one_thread_per_operation()
 def _energies(x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
     """Score of every row or column: its squared norm, rows weighted."""
-    wide = x.to(torch.float64)
     # largest magnitude 1: neither the squares of tiny weights vanish nor those of huge ones overflow
-    largest = wide.abs().amax() if wide.numel() else wide.new_zeros(())
-    squares = (wide / torch.where(largest > 0, largest, 1)).square()
-    if weights is not None:
-        squares = squares * weights.to(torch.float64).reshape(-1, *[1] * (x.ndim - 1))
-    return squares.flatten(1).sum(1) if axis == 0 else squares.flatten(0, -2).sum(0)
+    largest = x.abs().amax().to(torch.float64) if x.numel() else torch.zeros((), dtype=torch.float64)
+    unit = torch.where(largest > 0, largest, 1)
+    importance = (torch.ones(x.shape[0]) if weights is None else weights).to(torch.float64)
+    parts = []
+    for chunk, share in zip(torch.split(x, _CHUNK_ROWS), torch.split(importance, _CHUNK_ROWS), strict=True):
+        squares = (chunk.to(torch.float64) / unit).square_() * share.reshape(-1, *[1] * (x.ndim - 1))
+        parts.append(squares.flatten(1).sum(1) if axis == 0 else squares.flatten(0, -2).sum(0))
+    return torch.cat(parts) if axis == 0 else torch.stack(parts).sum(0)
 
 
 @one_thread_per_operation()
 def _fallback(x: Tensor, mask: Tensor, weights: Tensor | None, axis: int) -> Tensor:
     """Mean of the dropped rows (weighted) or columns, which minimises their squared error; zeros if none is dropped."""
-    dropped = x.index_select(axis, (~mask).nonzero().reshape(-1)).to(torch.float64)
-    count = dropped.shape[axis]
-    share = dropped.new_full((count,), 1.0 / max(count, 1))
-    if weights is not None and axis == 0:
-        chosen = weights[~mask].to(torch.float64)
-        share = torch.where(chosen.sum() > 0, chosen / chosen.sum(), share)
-    mean = (dropped * share.reshape(-1, *[1] * (x.ndim - 1)) if axis == 0 else dropped * share).sum(axis, keepdim=True)
-    return mean.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    chosen = ~mask
+    if axis != 0:
+        dropped = x.index_select(axis, chosen.nonzero().reshape(-1)).to(torch.float64)
+        return (dropped.sum(axis, keepdim=True) / max(dropped.shape[axis], 1)).to(dtype)
+    share = chosen.to(torch.float64)
+    if weights is not None and float(weights[chosen].sum()) > 0:
+        share = share * weights.to(torch.float64)
+    share = share / torch.where(share.sum() > 0, share.sum(), 1)
+    mean = torch.zeros(math.prod(x.shape[1:]), dtype=torch.float64)
+    for part, chunk in zip(torch.split(share, _CHUNK_ROWS), torch.split(x, _CHUNK_ROWS), strict=True):
+        mean += part @ chunk.flatten(1).to(torch.float64)
+    return mean.reshape(1, *x.shape[1:]).to(dtype)
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 _VARIANCE_SLACK = 1e-12
 
 
+#: Rows that are held in float64 at a time, so that memory stays near that of the plane itself.
+_CHUNK_ROWS = 4096
+
+
 class Components(NamedTuple):
     """Principal components in float64: ``rows ~ mean + (rows - mean) @ basis.T @ basis``."""
 
-    rows: Tensor
     mean: Tensor
     basis: Tensor
     variances: Tensor
@@ -128,11 +131,11 @@ class Seed(Transform, frozen=True):
         require_finite(x)
         if self.rank is None:
             raise TensorError("seed with variance chooses its rank from the data: settle() it first")
-        found = _components(x.detach(), weights, self.center)
+        x = x.detach().contiguous()  # BLAS rounds strided operands differently
+        found = _components(x, weights, self.center)
         basis = found.basis[: self.rank]
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        with one_thread_per_operation():
-            scores = ((found.rows - found.mean) @ basis.T).to(dtype)
+        scores = _scores(x, found.mean, basis, dtype)
         if not bool(scores.isfinite().all()):
             raise TensorError(
                 f"values up to {float(x.abs().max()):g} make scores that overflow {dtype}; scale the weights"
@@ -146,22 +149,25 @@ class Seed(Transform, frozen=True):
         if self.center:
             rows = planes["mean"] + rows
         dtype = getattr(torch, spec.dtype)
-        limits = torch.finfo(dtype)
-        # an approximation may overshoot the largest value, which a narrow dtype may not hold
-        return rows.clamp(limits.min, limits.max).reshape(spec.shape).to(dtype)
+        if dtype != rows.dtype:
+            # an approximation may overshoot the largest value, which a narrow dtype may not hold
+            limits = torch.finfo(dtype)
+            rows = rows.clamp(limits.min, limits.max)
+        return rows.reshape(spec.shape).to(dtype)
 
     def error_bound(self, x: Tensor) -> float:
         """Root of the discarded variances, plus rounding of the planes and of the product in decode."""
-        x = x.detach()
+        x = x.detach().contiguous()
         found = _components(x, None, self.center)
         rank = self.rank or _rank(found.variances, self.variance)
         basis = found.basis[:rank]
-        centred = found.rows - found.mean
+        rows = x.to(torch.float64).flatten(1)
+        centred = rows - found.mean
         scores = centred @ basis.T
         discarded = float(torch.linalg.vector_norm(centred - scores @ basis))
         stored = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32)
         shown = torch.finfo(x.dtype)
-        size = float(torch.linalg.vector_norm(found.rows))
+        size = float(torch.linalg.vector_norm(rows))
         # Higham 2002, section 3.5: a dot product of length r is off by r units of |scores| |basis|; three more for the planes
         product = (rank + 3) * float(torch.linalg.vector_norm(scores.abs() @ basis.abs()))
         mean = 2 * float(torch.linalg.vector_norm(found.mean)) * math.sqrt(x.shape[0])
@@ -194,7 +200,7 @@ def _rank(variances: Tensor, share: float | None) -> int:
 
 def _rank_of(weighted: Weighted, share: float | None, center: bool) -> int:
     require_finite(weighted.plane)
-    return _rank(_components(weighted.plane.detach(), weighted.weights, center).variances, share)
+    return _rank(_components(weighted.plane.detach().contiguous(), weighted.weights, center).variances, share)
 
 
 @one_thread_per_operation()
@@ -204,27 +210,43 @@ def _components(x: Tensor, weights: Tensor | None, center: bool) -> Components:
     The basis is orthonormal for every input, rank-deficient and zero matrices included: on the short side it consists
     of the eigenvectors of the Gram matrix, on the long side of the Q of a Householder QR.
     """
-    rows = x.to(torch.float64).flatten(1).contiguous()
+    rows = x.flatten(1)
     share = _shares(weights, rows)
-    mean = share @ rows if center else rows.new_zeros(rows.shape[1])
-    centred = rows - mean
+    mean = torch.zeros(1, rows.shape[1], dtype=torch.float64)
+    if center:
+        for part, chunk in zip(torch.split(share, _CHUNK_ROWS), torch.split(rows, _CHUNK_ROWS), strict=True):
+            mean += part @ chunk.to(torch.float64)
     # largest magnitude 1, so that the squares in the Gram matrix neither vanish nor overflow
-    largest = centred.abs().amax()
-    scaled = centred / torch.where(largest > 0, largest, 1)
-    if weights is not None:
-        scaled = scaled * (share * len(share)).sqrt()[:, None]
-    if scaled.shape[1] <= scaled.shape[0]:
-        eigenvalues, vectors = torch.linalg.eigh(scaled.T @ scaled)
+    largest = torch.stack(
+        [(chunk.to(torch.float64) - mean).abs().amax() for chunk in torch.split(rows, _CHUNK_ROWS)]
+    ).amax()
+    factors = torch.ones_like(share) if weights is None else (share * len(share)).sqrt()
+    unit = torch.where(largest > 0, largest, 1)
+    factors = factors[:, None]
+    if rows.shape[1] <= rows.shape[0]:
+        gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+        for part, chunk in zip(torch.split(factors, _CHUNK_ROWS), torch.split(rows, _CHUNK_ROWS), strict=True):
+            scaled = (chunk.to(torch.float64) - mean) / unit * part
+            gram += scaled.T @ scaled
+        eigenvalues, vectors = torch.linalg.eigh(gram)
         basis = vectors.flip(1).T
     else:
+        scaled = (rows.to(torch.float64) - mean) / unit * factors
         eigenvalues, vectors = torch.linalg.eigh(scaled @ scaled.T)
         basis = torch.linalg.qr(scaled.T @ vectors.flip(1)).Q.T
-    return Components(rows, mean[None], _canonical(basis), eigenvalues.flip(0).clamp(min=0))
+    return Components(mean, _canonical(basis), eigenvalues.flip(0).clamp(min=0))
+
+
+@one_thread_per_operation()
+def _scores(x: Tensor, mean: Tensor, basis: Tensor, dtype: torch.dtype) -> Tensor:
+    """Coordinates of every row, computed in float64."""
+    chunks = torch.split(x.flatten(1), _CHUNK_ROWS)
+    return torch.cat([((chunk.to(torch.float64) - mean) @ basis.T).to(dtype) for chunk in chunks])
 
 
 def _shares(weights: Tensor | None, rows: Tensor) -> Tensor:
     """Row weights that add up to one; equal ones if there are none, or only zeros."""
-    equal = rows.new_full((rows.shape[0],), 1.0 / rows.shape[0])
+    equal = torch.full((rows.shape[0],), 1.0 / rows.shape[0], dtype=torch.float64)
     if weights is None:
         return equal
     wide = weights.to(torch.float64)

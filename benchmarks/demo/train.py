@@ -87,10 +87,10 @@ def main() -> None:
     if args.until == "teacher":
         return
 
-    sentences = sorted(reviews.imdb_sentences(), key=lambda text: hashlib.sha256(text.encode("utf-8")).digest())
-    sentences = sentences[: args.sentences]
+    sentences, review_labels = sample(reviews.imdb_sentences_with_review_labels(), args.sentences)
     sentence_ids = tokenise(tokenizer, sentences)
     sentence_logits = label_chunks(teacher, sentence_ids, teacher_folder / "logits")
+    sentence_logits[range(len(sentences)), review_labels] += args.review_prior
     train_logits = predict(teacher, train_ids)
     if args.until == "logits":
         return
@@ -132,7 +132,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pieces", type=int, default=12_000, help="labelled pieces of IMDB reviews for the teacher")
     parser.add_argument("--teacher-epochs", type=int, default=3, help="passes over the train split")
     parser.add_argument("--teacher-rate", type=float, default=1e-4)
-    parser.add_argument("--sentences", type=int, default=140_000, help="IMDB sentences that the teacher labels")
+    parser.add_argument("--sentences", type=int, default=50_000, help="IMDB sentences that the teacher labels")
+    parser.add_argument(
+        "--review-prior", type=float, default=1.0, help="added to the teacher's logit of a sentence's review label"
+    )
     parser.add_argument("--student-epochs", type=int, default=4)
     parser.add_argument("--student-rate", type=float, default=1e-3)
     parser.add_argument(
@@ -165,18 +168,19 @@ def labelled(tokenizer: PreTrainedTokenizerBase, split: reviews.Split) -> Rows:
     return Rows.of(tokenise(tokenizer, split.texts), split.labels)
 
 
+def sample(split: reviews.Split, count: int) -> reviews.Split:
+    """Return `count` rows in the order of their hashes: a larger sample begins with the smaller one."""
+    pairs = sorted(zip(*split, strict=True), key=lambda pair: hashlib.sha256(pair[0].encode("utf-8")).digest())[:count]
+    return reviews.Split([text for text, _ in pairs], [label for _, label in pairs])
+
+
 def review_pieces(count: int) -> reviews.Split:
     """Return the last words of `count` IMDB reviews with the label of the whole review.
 
     The end of a review holds its verdict more often than its beginning, which tells the story of the film.
     """
-    whole = reviews.imdb_reviews()
-    order = sorted(range(len(whole.texts)), key=lambda i: hashlib.sha256(whole.texts[i].encode("utf-8")).digest())[
-        :count
-    ]
-    return reviews.Split(
-        [" ".join(whole.texts[i].split()[-PIECE_WORDS:]) for i in order], [whole.labels[i] for i in order]
-    )
+    texts, labels = sample(reviews.imdb_reviews(), count)
+    return reviews.Split([" ".join(text.split()[-PIECE_WORDS:]) for text in texts], labels)
 
 
 def collate(rows: Rows, index: list[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -380,6 +384,7 @@ def fit_student(
         seed=args.seed,
         batch=args.batch,
         sentences=args.sentences,
+        prior=args.review_prior,
         epochs=args.student_epochs,
         rate=args.student_rate,
         repeat=args.repeat,
@@ -542,9 +547,10 @@ Overlap, on normalised text: {figures["test_rows_in_training"]:.0f} test rows eq
    {args.pieces:,} IMDB reviews (the review's label), then {args.teacher_epochs} epochs on the train split; AdamW
    {args.teacher_rate:g}, cosine.
 2. Student: word, position and segment embeddings are the teacher's on their first 128 principal components, the rest
-   is random. {args.student_epochs} epochs on the IMDB sentences (teacher's logits, temperature {TEMPERATURE:g}) and
-   {args.repeat} times the train split (teacher's logits and true labels, half each); AdamW {args.student_rate:g},
-   cosine, weight decay 0.01, batch {args.batch}, gradient norm at most 1, seed {args.seed}.
+   is random. {args.student_epochs} epochs on the IMDB sentences (teacher's logits, temperature {TEMPERATURE:g}, the
+   logit of the review's label raised by {args.review_prior:g}) and {args.repeat} times the train split (teacher's logits
+   and true labels, half each); AdamW {args.student_rate:g}, cosine, weight decay 0.01, batch {args.batch}, gradient norm
+   at most 1, seed {args.seed}.
 
 PyTorch {torch.__version__.split("+")[0]}, Python {platform.python_version()}, {args.threads} CPU threads.
 

@@ -26,7 +26,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from stackc.errors import ArtifactError
+from stackc.errors import ArtifactError, OutputError
 
 MAGIC = b"\x93STACKC"
 FORMAT_VERSION = 1
@@ -34,19 +34,57 @@ BLOCK_BYTES = 1 << 16
 #: A manifest may not be larger than this, compressed or not.
 MAX_MANIFEST_BYTES = 64 << 20
 
+#: RFC 8878 recommends that every decoder supports a window of 8 MiB.
+_LEAST_WINDOW = 8 << 20
+
 _LENGTHS = struct.Struct("<II")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = len(MAGIC) + 1 + _LENGTHS.size + _CRC.size
 
 
-def frame_manifest(manifest: bytes) -> bytes:
-    """Header and compressed manifest: the start of the file."""
+def compress(content: bytes) -> bytes:
+    """One zstd frame that states neither its content's size nor a checksum: the manifest holds both."""
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        19, source_size=len(manifest), write_content_size=False, write_checksum=False, write_dict_id=False
+        19, source_size=len(content), write_content_size=False, write_checksum=False, write_dict_id=False
     )
-    compressed = zstandard.ZstdCompressor(compression_params=parameters).compress(manifest)
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(content)
+
+
+def decompress(frame: bytes, size: int) -> bytes:
+    """Content of one zstd frame of known content size.
+
+    Raises
+    ------
+    ArtifactError
+        If it does not decode to so many bytes; never allocates much more than those.
+    """
+    try:
+        stated = zstandard.get_frame_parameters(frame).content_size
+        # For a frame that states its size, python-zstandard allocates that and ignores max_output_size.
+        if stated not in (size, zstandard.CONTENTSIZE_UNKNOWN):
+            raise ArtifactError(f"its frame states {stated} bytes instead of {size}")
+        decompressor = zstandard.ZstdDecompressor(max_window_size=max(_LEAST_WINDOW, 1 << size.bit_length()))
+        content = decompressor.decompress(frame, max_output_size=max(size, 1), allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ArtifactError(str(error)) from error
+    if len(content) != size:
+        raise ArtifactError(f"it has {len(content)} bytes instead of {size}")
+    return content
+
+
+def frame_manifest(manifest: bytes) -> bytes:
+    """Header and compressed manifest: the start of the file.
+
+    Raises
+    ------
+    OutputError
+        If the manifest is larger than any reader takes.
+    """
     if len(manifest) > MAX_MANIFEST_BYTES:
-        raise ArtifactError(f"the manifest takes {len(manifest)} bytes, more than {MAX_MANIFEST_BYTES}: too many tensors")
+        raise OutputError(
+            f"the manifest takes {len(manifest)} bytes, more than {MAX_MANIFEST_BYTES}: the model has too many tensors"
+        )
+    compressed = compress(manifest)
     start = MAGIC + bytes([FORMAT_VERSION]) + _LENGTHS.pack(len(compressed), len(manifest))
     return start + _CRC.pack(zlib.crc32(compressed, zlib.crc32(start))) + compressed
 
@@ -72,21 +110,22 @@ def read_manifest(file: BinaryIO, name: str) -> tuple[bytes, int]:
             "it is damaged or needs a newer stackc"
         )
     if max(compressed_bytes, manifest_bytes) > MAX_MANIFEST_BYTES:
-        raise ArtifactError(f"{name} is damaged: its header announces a manifest of {max(compressed_bytes, manifest_bytes)} bytes")
+        raise ArtifactError(
+            f"{name} is damaged: its header announces a manifest of {max(compressed_bytes, manifest_bytes)} bytes"
+        )
     available = os.fstat(file.fileno()).st_size - HEADER_BYTES
     if compressed_bytes > available:
-        raise ArtifactError(f"{name} is truncated or damaged: its manifest needs {compressed_bytes} bytes, {available} follow")
+        raise ArtifactError(
+            f"{name} is truncated or damaged: its manifest needs {compressed_bytes} bytes, {available} follow"
+        )
     compressed = file.read(compressed_bytes)
     start = header[: HEADER_BYTES - _CRC.size]
     if zlib.crc32(compressed, zlib.crc32(start)) != _CRC.unpack_from(header, HEADER_BYTES - _CRC.size)[0]:
         raise ArtifactError(f"{name} is damaged: the checksum of its header and manifest does not match")
     try:
-        manifest = zstandard.ZstdDecompressor().decompress(compressed, max_output_size=manifest_bytes, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise ArtifactError(f"{name} is damaged: its manifest does not decompress ({error})") from error
-    if len(manifest) != manifest_bytes:
-        raise ArtifactError(f"{name} is damaged: its manifest has {len(manifest)} bytes, the header says {manifest_bytes}")
-    return manifest, HEADER_BYTES + compressed_bytes
+        return decompress(compressed, manifest_bytes), HEADER_BYTES + compressed_bytes
+    except ArtifactError as error:
+        raise ArtifactError(f"{name} is damaged: its manifest does not decompress: {error}") from error
 
 
 class BlockChecksums:
@@ -125,7 +164,9 @@ class CheckedPayload:
         self._name = path.name
         blocks = -(-length // BLOCK_BYTES)
         if len(checksums) != blocks * _CRC.size:
-            raise ArtifactError(f"{self._name} is damaged: it has {len(checksums)} bytes of checksums for {blocks} blocks")
+            raise ArtifactError(
+                f"{self._name} is damaged: it has {len(checksums)} bytes of checksums for {blocks} blocks"
+            )
         self._checksums = checksums
 
     def read(self, start: int, length: int) -> bytes:
@@ -143,9 +184,7 @@ class CheckedPayload:
         first = start // BLOCK_BYTES
         begin = first * BLOCK_BYTES
         end = min(-(-(start + length) // BLOCK_BYTES) * BLOCK_BYTES, self._length)
-        data = os.pread(self._file.fileno(), end - begin, self._offset + begin)
-        if len(data) != end - begin:
-            raise ArtifactError(f"{self._name} is truncated: {end - begin - len(data)} bytes are missing")
+        data = self._read_file(self._offset + begin, end - begin)
         view = memoryview(data)
         for index, at in enumerate(range(0, len(data), BLOCK_BYTES), start=first):
             if zlib.crc32(view[at : at + BLOCK_BYTES]) != _CRC.unpack_from(self._checksums, index * _CRC.size)[0]:
@@ -155,3 +194,18 @@ class CheckedPayload:
                     "not match; restore the file from a copy"
                 )
         return data[start - begin : start - begin + length]
+
+    def _read_file(self, offset: int, length: int) -> bytes:
+        pieces = []
+        try:
+            while length:
+                # One call reads at most 2 GiB; a position of its own keeps threads apart.
+                piece = os.pread(self._file.fileno(), length, offset)
+                if not piece:
+                    raise ArtifactError(f"{self._name} is truncated: {length} bytes are missing at byte {offset}")
+                pieces.append(piece)
+                offset += len(piece)
+                length -= len(piece)
+        except OSError as error:
+            raise ArtifactError(f"{self._name} cannot be read: {error.strerror}") from error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -6,17 +6,17 @@ from typing import Any
 
 import msgspec
 
-from stackc.errors import ArtifactError
+from stackc.errors import ArtifactError, ModelError
 from stackc.spec import ITEM_BYTES, PlaneSpec
 
 #: Position in this list is the number of a dtype in the manifest; append only.
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
-assert set(DTYPES) == set(ITEM_BYTES)  # noqa: S101 - a dtype without a number could not be stored
+assert set(DTYPES) == set(ITEM_BYTES)
 
 KINDS = ("transformers", "safetensors", "module")
 
 
-class TensorEntry(msgspec.Struct, frozen=True, array_like=True):
+class TensorEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One distinct tensor.
 
     Parameters
@@ -39,13 +39,11 @@ class TensorEntry(msgspec.Struct, frozen=True, array_like=True):
     @property
     def spec(self) -> PlaneSpec:
         """Spec of the decoded tensor."""
-        if not 0 <= self.dtype < len(DTYPES):
-            raise ArtifactError(f"the manifest names dtype number {self.dtype}, which is not known")
         dtype = DTYPES[self.dtype]
         return PlaneSpec(self.shape, dtype, 0, 1) if dtype == "bool" else PlaneSpec(self.shape, dtype)
 
 
-class Manifest(msgspec.Struct, frozen=True, array_like=True):
+class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The manifest; see ``docs/format.md`` for the meaning of every field.
 
     Parameters
@@ -78,8 +76,17 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     checksums: bytes
 
     def encode(self) -> bytes:
-        """MessagePack form."""
-        return msgspec.msgpack.encode(self)
+        """MessagePack form.
+
+        Raises
+        ------
+        ModelError
+            If the config holds what MessagePack cannot: integers of more than 64 bits, or itself.
+        """
+        try:
+            return msgspec.msgpack.encode(self)
+        except (OverflowError, TypeError, RecursionError) as error:
+            raise ModelError(f"the config of the model cannot be stored: {error}") from error
 
 
 def decode_manifest(data: bytes, name: str) -> Manifest:
@@ -110,10 +117,15 @@ def _problem(manifest: Manifest) -> str | None:
         return "a tensor name stands twice"
     if any(not 0 <= index < count for index in manifest.ties.values()):
         return "a tied name stands for a tensor that is not there"
+    if any(not 0 <= entry.dtype < len(DTYPES) for entry in manifest.tensors):
+        return "a tensor has a dtype that is not known"
     if any(not 0 <= entry.stack < len(manifest.stacks) for entry in manifest.tensors):
         return "a tensor has a stack that is not there"
     if any(length < 0 for entry in manifest.tensors for length in (*entry.shape, *entry.lengths)):
         return "a length is negative"
     if any(min(sizes) < 0 for sizes in manifest.bundle.values()):
         return "a bundled file has a negative length"
+    # A reader may write these files to a folder of its choice, and nowhere else.
+    if any(name in ("", ".", "..") or {*name} & {"/", "\\", "\0"} for name in manifest.bundle):
+        return "the name of a bundled file is not a plain file name"
     return None

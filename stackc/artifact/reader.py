@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import zstandard
-
-from stackc.artifact.container import CheckedPayload, read_manifest
-from stackc.artifact.manifest import KINDS, Manifest, TensorEntry, decode_manifest
-from stackc.errors import ArtifactError, SpecError
+from stackc.artifact.container import CheckedPayload, decompress, read_manifest
+from stackc.artifact.manifest import KINDS, Manifest, decode_manifest
+from stackc.errors import ArtifactError, DependencyError, SpecError
+from stackc.nearest import nearest
 from stackc.packer import Packer
 from stackc.spec import PlaneSpec
 from stackc.stack import PlannedPlane, Stack, decode, from_wire, stored_planes
@@ -26,7 +26,7 @@ MAX_EXPANSION = 100_000
 
 
 class StoredPlane(NamedTuple):
-    """One plane in the file: its plan, its place in the payload and how many of its bytes are the packer's tables."""
+    """One plane in the file: its plan and its place in the payload."""
 
     planned: PlannedPlane
     start: int
@@ -59,16 +59,21 @@ class Artifact(Mapping[str, "Tensor"]):
             self._file = self.path.open("rb")
         except OSError as error:
             raise ArtifactError(f"{self.path} cannot be opened: {error.strerror}") from error
+        # Also when the last reference goes: opening a file for one tensor is no mistake.
+        self._close = weakref.finalize(self, self._file.close)
         try:
             self._open(max_bytes)
+        except OSError as error:
+            self.close()
+            raise ArtifactError(f"{self.path} cannot be read: {error.strerror}") from error
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def _open(self, max_bytes: int | None) -> None:
         data, offset = read_manifest(self._file, self.path.name)
         self.manifest: Manifest = decode_manifest(data, self.path.name)
-        self.file_bytes = self.path.stat().st_size
+        self.file_bytes = os.fstat(self._file.fileno()).st_size
         self.container_bytes = offset
         starts, length = self._layout()
         if offset + length != self.file_bytes:
@@ -79,8 +84,13 @@ class Artifact(Mapping[str, "Tensor"]):
         self._starts = starts
         self._payload = CheckedPayload(self._file, offset, length, self.manifest.checksums, self.path)
         self._index = {name: number for number, name in enumerate(self.manifest.names)} | self.manifest.ties
+        try:
+            specs = [entry.spec for entry in self.manifest.tensors]
+        except SpecError as error:
+            raise ArtifactError(f"{self.path.name} is damaged: {error}") from error
+        self.specs = dict(zip(self.manifest.names, specs, strict=True))
+        self.nbytes = sum(spec.nbytes for spec in specs)
         limit = MAX_EXPANSION * self.file_bytes + (1 << 20) if max_bytes is None else max_bytes
-        self.nbytes = sum(self._spec(entry).nbytes for entry in self.manifest.tensors)
         if self.nbytes > limit:
             raise ArtifactError(
                 f"{self.path.name} would decode to {self.nbytes} bytes, more than the limit of {limit}; "
@@ -93,12 +103,6 @@ class Artifact(Mapping[str, "Tensor"]):
         ends = list(accumulate(sizes, initial=0))
         return ends[:-1], ends[-1]
 
-    def _spec(self, entry: TensorEntry) -> PlaneSpec:
-        try:
-            return entry.spec
-        except SpecError as error:
-            raise ArtifactError(f"{self.path.name} is damaged: {error}") from error
-
     @property
     def kind(self) -> str:
         """What the reference was: ``transformers``, ``safetensors`` or ``module``."""
@@ -109,67 +113,78 @@ class Artifact(Mapping[str, "Tensor"]):
         """Hugging Face configuration of the model, if it has one."""
         return self.manifest.config
 
-    @cached_property
-    def specs(self) -> dict[str, PlaneSpec]:
-        """Spec of each distinct tensor."""
-        return dict(zip(self.manifest.names, map(self._spec, self.manifest.tensors), strict=True))
-
     @property
     def ties(self) -> dict[str, str]:
         """Further names: ``{other name: first name}``."""
         return {other: self.manifest.names[number] for other, number in self.manifest.ties.items()}
 
     def stack(self, name: str) -> Stack:
-        """The stack that a tensor is stored with."""
-        entry = self._entry(name)
-        return from_wire(self.manifest.stacks[entry.stack], self._spec(entry))
+        """The stack that a tensor is stored with.
+
+        Raises
+        ------
+        ArtifactError
+            If the file describes one that cannot be.
+        DependencyError
+            If a stage of it is not installed.
+        """
+        number = self._number(name)
+        try:
+            return from_wire(self.manifest.stacks[self.manifest.tensors[number].stack], self._spec(number))
+        except ArtifactError as error:
+            raise ArtifactError(f"{self.path.name} is damaged: tensor {name!r}: {error}") from error
 
     def planes(self, name: str) -> list[StoredPlane]:
-        """The stored planes of a tensor, in the order of their bytes."""
-        entry = self._entry(name)
-        try:
-            planned = stored_planes(self.stack(name), self._spec(entry))
-        except SpecError as error:
-            raise ArtifactError(f"{self.path.name} is damaged: tensor {name!r}: {error}") from error
-        if len(planned) != len(entry.lengths):
+        """The stored planes of a tensor, in the order of their bytes; raises as `stack` does."""
+        return self._planes(name, self.stack(name))
+
+    def _planes(self, name: str, stack: Stack) -> list[StoredPlane]:
+        number = self._number(name)
+        lengths = self.manifest.tensors[number].lengths
+        planned = stored_planes(stack, self._spec(number))
+        if len(planned) != len(lengths):
             raise ArtifactError(
-                f"{self.path.name} is damaged: the stack of {name!r} has {len(planned)} planes, the file lists {len(entry.lengths)}"
+                f"{self.path.name} is damaged: the stack of {name!r} has {len(planned)} planes, the file lists {len(lengths)}"
             )
-        starts = accumulate(entry.lengths, initial=self._starts[self._index[name]])
-        return [StoredPlane(*triple) for triple in zip(planned, starts, entry.lengths, strict=False)]
+        starts = accumulate(lengths[:-1], initial=self._starts[number])
+        return [StoredPlane(*triple) for triple in zip(planned, starts, lengths, strict=True)]
 
     def plane_bytes(self, plane: StoredPlane) -> bytes:
         """Packed bytes of a plane, checked."""
         return self._payload.read(plane.start, plane.length)
 
     def __getitem__(self, name: str) -> Tensor:
-        planes = {plane.planned.path: plane for plane in self.planes(name)}
+        stack, spec = self.stack(name), self._spec(self._number(name))
+        packed = {plane.planned.path: self.plane_bytes(plane) for plane in self._planes(name, stack)}
 
         def plane_at(path: str, spec: PlaneSpec, packer: Packer) -> Tensor:
-            plane = packer.unpack(self.plane_bytes(planes[path]), spec)
+            plane = packer.unpack(packed.pop(path), spec)
             difference = spec.mismatch(plane)
             if difference is not None:
                 raise ArtifactError(f"plane {path!r}: {difference}")
             return plane
 
-        spec = self._spec(self._entry(name))
         try:
-            tensor = decode(self.stack(name), spec, plane_at)
+            tensor = decode(stack, spec, plane_at)
             difference = spec.mismatch(tensor)
-        except (ArtifactError, SpecError, ValueError, RuntimeError, IndexError) as error:
-            # Checksums match, so the file was written like this: planes that contradict each other.
-            message = str(error).splitlines()[0]
-            raise ArtifactError(f"{self.path.name} is damaged: tensor {name!r} does not decode: {message}") from error
-        if difference is not None:
-            raise ArtifactError(f"{self.path.name} is damaged: tensor {name!r}: {difference}")
+            if difference is not None:
+                raise ArtifactError(difference)
+        except Exception as error:
+            if isinstance(error, DependencyError):
+                raise
+            # Checksums match, so the file was written like this: planes that contradict each other, in any of the ways
+            # that stages can notice.
+            message = "it does not fit in memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
+            raise ArtifactError(f"{self.path.name}: tensor {name!r} ({spec}) does not decode: {message}") from error
         return tensor
 
-    def _entry(self, name: str) -> TensorEntry:
+    def _number(self, name: str) -> int:
         if name not in self._index:
-            from stackc.nearest import nearest
+            raise KeyError(f"{self.path.name} has no tensor {name!r}{nearest(str(name), self._index)}")
+        return self._index[name]
 
-            raise KeyError(f"{self.path.name} has no tensor {name!r}{nearest(name, self._index)}")
-        return self.manifest.tensors[self._index[name]]
+    def _spec(self, number: int) -> PlaneSpec:
+        return self.specs[self.manifest.names[number]]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
@@ -190,22 +205,23 @@ class Artifact(Mapping[str, "Tensor"]):
 
         Raises
         ------
+        KeyError
+            If there is no such file.
         ArtifactError
             If it is damaged.
         """
-        number = list(self.manifest.bundle).index(name)
         compressed, size = self.manifest.bundle[name]
+        number = list(self.manifest.bundle).index(name)
         data = self._payload.read(self._starts[len(self.manifest.tensors) + number], compressed)
         limit = MAX_EXPANSION * self.file_bytes
         if size > limit:
             raise ArtifactError(f"{self.path.name} is damaged: the bundled {name} would take {size} bytes")
         try:
-            content = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise ArtifactError(f"{self.path.name} is damaged: the bundled {name} does not decompress ({error})") from error
-        if len(content) != size:
-            raise ArtifactError(f"{self.path.name} is damaged: the bundled {name} has {len(content)} bytes instead of {size}")
-        return content
+            return decompress(data, size)
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"{self.path.name} is damaged: the bundled {name} does not decompress: {error}"
+            ) from error
 
     def state_dict(self, workers: int | None = None) -> dict[str, Tensor]:
         """All tensors, decoded in parallel; tied names share one tensor."""
@@ -242,13 +258,15 @@ class Artifact(Mapping[str, "Tensor"]):
         return tokenizer_from_files(files, self.config) if files else None
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; tensors can no longer be read."""
+        self._close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:

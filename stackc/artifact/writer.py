@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-import zstandard
 
-from stackc.artifact.container import BlockChecksums, frame_manifest
+from stackc.artifact.container import BlockChecksums, compress, frame_manifest
 from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry
 from stackc.errors import OutputError
 from stackc.spec import PlaneSpec
@@ -37,8 +37,10 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"{path} cannot be written: the disk is full; free some space or choose another --output") from error
-        raise OutputError(f"{path} cannot be written: {error.strerror}; choose another --output") from error
+            raise OutputError(
+                f"{path} cannot be written: the disk is full; free some space or choose another --output"
+            ) from error
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another --output") from error
 
 
 class ArtifactWriter:
@@ -82,7 +84,7 @@ class ArtifactWriter:
 
     def add_file(self, name: str, content: bytes) -> None:
         """Append a bundled file; call it after the last tensor."""
-        compressed = _compress(content)
+        compressed = compress(content)
         self._bundle[name] = (len(compressed), len(content))
         self._append(compressed)
 
@@ -96,7 +98,7 @@ class ArtifactWriter:
         """Size of the file if it were finished now with these files bundled; exact, and nothing is written."""
         checksums, bundle, size = copy.deepcopy(self._checksums), dict(self._bundle), self.payload_bytes
         for name, content in files.items():
-            compressed = _compress(content)
+            compressed = compress(content)
             checksums.update(compressed)
             bundle[name] = (len(compressed), len(content))
             size += len(compressed)
@@ -124,49 +126,56 @@ class ArtifactWriter:
             If it cannot be written; a file that stood there before is left as it was.
         """
         head = self._head(self._bundle, self._checksums)
-        with writing(self.path), atomic_file(self.path) as temporary:
-            with temporary.open("wb") as file:
-                file.write(head)
-                self._payload.seek(0)
-                shutil.copyfileobj(self._payload, file, 1 << 20)
-                file.flush()
-                os.fsync(file.fileno())
+        with writing(self.path), atomic_file(self.path) as temporary, temporary.open("wb") as file:
+            file.write(head)
+            self._payload.seek(0)
+            shutil.copyfileobj(self._payload, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
         self.close()
         return len(head) + self.payload_bytes
 
     def close(self) -> None:
         """Drop what was collected."""
-        self._payload.close()
+        with contextlib.suppress(OSError):  # a full disk: what cannot be flushed is not wanted either
+            self._payload.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
-
-
-def _compress(content: bytes) -> bytes:
-    return zstandard.ZstdCompressor(level=19).compress(content)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place at the end, or vanishes if anything fails."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """A new file beside ``path`` that takes its place at the end, or vanishes if anything fails."""
+    temporary = temporary_name(path)
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
-        # mkstemp makes files private; a result is as readable as any other new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside ``path`` that nobody uses.
+
+    Unlike those of `tempfile`, what is made there is as readable as any other new file or folder.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
     with writing(path), atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

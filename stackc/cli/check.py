@@ -50,10 +50,9 @@ def check(
 
 
 def _show(result: CheckedRecipe, verbose: bool) -> None:
-    from rich.table import Table
-
     from stackc.cli.terminal import output, say
     from stackc.humanise import plural, printable, size_text
+    from stackc.table import plain_table
 
     console = output()
     say(
@@ -65,7 +64,9 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
     console.print()
     table = plain_table()
     table.add_column("", justify="right")
-    table.add_column("stage", overflow="fold")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("parameters", overflow="fold")
+    table.add_column("on", overflow="fold")
     table.add_column("planes", justify="right")
     table.add_column("makes or packs", overflow="fold")
     table.add_column("at fixed\nwidth", justify="right", no_wrap=True)
@@ -75,13 +76,16 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
         verb = "packs " if stage.packs else ""
         row = (
             str(number),
-            stage.description,
+            stage.use,
+            ", ".join(f"{key}: {value}" for key, value in stage.parameters.items()) or "defaults",
+            ", ".join(stage.on) or "what fits",
             f"{stage.matched:,}",
             verb + planes,
             bound + size_text(stage.fixed_width_bytes),
         )
         table.add_row(*map(_text, row))
     console.print(table)
+    console.print()
     for number, stage in enumerate(result.stages):
         _show_skips(number, stage)
     if result.untouched:
@@ -101,7 +105,7 @@ def _show_skips(number: int, stage: CheckedStage) -> None:
     for skips in stage.skipped:
         say(
             output(),
-            f"stages[{number}] ({stage.use}) leaves {plural(len(skips.planes), 'plane')} as they are "
+            f"stages[{number}] ({stage.use}) does not take {plural(len(skips.planes), 'plane')} "
             f"({_listed(skips.planes)}): {printable(skips.reason)}",
         )
 
@@ -115,7 +119,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _tensors(result: CheckedRecipe) -> Table:
-    from rich.table import Table
+    from stackc.table import plain_table
 
     table = plain_table()
     for heading in ("tensor", "spec", "stack", "stored planes"):

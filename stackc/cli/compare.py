@@ -9,10 +9,11 @@ import msgspec
 import typer
 
 from stackc.cli.options import JsonOption
-from stackc.tasks import Score
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from stackc.tasks import Score
 
 _ROLES = ("payload", "side", "tables", "container", "bundle")
 _NOTHING = "-"
@@ -119,10 +120,10 @@ def _cautions(a: Side, b: Side) -> list[str]:
 
 
 def _table(a: Side, b: Side) -> Table:
-    from rich.table import Table
     from rich.text import Text
 
     from stackc.humanise import printable
+    from stackc.table import plain_table
 
     table = plain_table()
     table.add_column("")

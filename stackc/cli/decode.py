@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +30,11 @@ def _known(form: str | None) -> str | None:
 def decode(
     file: ArtifactArgument,
     output: Annotated[
-        Path | None, typer.Option(help="What to write; FILE without its suffix if not given.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="What to write; the name of FILE without its suffix, in the working folder, if not given.",
+            show_default=False,
+        ),
     ] = None,
     to: Annotated[
         str | None,
@@ -56,7 +61,7 @@ def decode(
 
     with Artifact(file) as artifact:
         as_folder = _as_folder(to, output, artifact.config is not None)
-        target = output or file.with_name(file.stem if as_folder else f"{file.stem}{_SUFFIX}")
+        target = output or Path(file.stem if as_folder else f"{file.stem}{_SUFFIX}")
         extra: dict[str, bytes | Path] = {}
         if as_folder:
             extra = dict(_tokenizer(tokenizer, {name: artifact.bundled_file(name) for name in artifact.bundled}))
@@ -131,6 +136,7 @@ def _write_folder(
     with replacing_folder(target) as temporary:
         temporary.rmdir()  # save_folder makes its folder itself
         save_folder(temporary, config, state, files)
+        _share(temporary / _WEIGHTS)
 
 
 def _write_file(target: Path, state: Mapping[str, Tensor]) -> None:
@@ -143,4 +149,13 @@ def _write_file(target: Path, state: Mapping[str, Tensor]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
             save_folder(Path(temporary) / "model", None, state)
-            (Path(temporary) / "model" / _WEIGHTS).replace(target)
+            weights = Path(temporary) / "model" / _WEIGHTS
+            _share(weights)
+            weights.replace(target)
+
+
+def _share(path: Path) -> None:
+    """Give a file the permissions of any other new file; safetensors makes its files private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)

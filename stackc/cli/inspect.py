@@ -159,10 +159,10 @@ def _value(value: object) -> str:
 
 
 def _tensor_table(result: Inspected) -> Table:
-    from rich.table import Table
     from rich.text import Text
 
     from stackc.humanise import printable, three_digits
+    from stackc.table import plain_table
 
     table = plain_table()
     table.add_column("tensor, its stack, its planes", overflow="fold")

@@ -29,11 +29,11 @@ def list_installed(
     section: Annotated[
         str | None,
         typer.Argument(
-            metavar="\\[stages|recipes|models|tasks]", callback=_known, show_default=False, help="All without it."
+            metavar="stages|recipes|models|tasks", callback=_known, show_default=False, help="All without it."
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Argument(metavar="\\[NAME]", show_default=False, help="Everything about one of them.")
+        str | None, typer.Argument(metavar="NAME", show_default=False, help="Everything about one of them.")
     ] = None,
 ) -> None:
     """List the stages, recipes, demo models and tasks that are installed."""
@@ -45,16 +45,16 @@ def list_installed(
         return
     for wanted in SECTIONS if section is None else (section,):
         if section is None:
-            console.print(wanted, style="bold")
+            console.print(wanted.upper(), style="bold")
         console.print(_overview(wanted))
+        console.print()
     if section in (None, "stages"):
         say(console, "'stackc list stages NAME' shows the parameters of one stage with their meaning")
 
 
 def _overview(section: str) -> Table:
-    from rich.table import Table
-
     from stackc.cli import catalogue
+    from stackc.table import plain_table
 
     table = plain_table()
     if section == "stages":
@@ -105,9 +105,8 @@ def _detail(console: Console, section: str, name: str) -> None:
     found = next((entry for entry in entries if entry.name == name), None)
     if found is None:
         names = [entry.name for entry in entries]
-        raise StackcError(
-            f"there is no {section[:-1]} {name!r}{nearest(name, names) or ';'} there are {', '.join(names)}"
-        )
+        hint = nearest(name, names) or f"; there are {', '.join(names)}"
+        raise StackcError(f"there is no {section[:-1]} {name!r}{hint}")
     say(console, f"{found.name}: {found.summary}")
     if isinstance(found, catalogue.ListedStage):
         say(console, f"kind: {found.kind}", f"takes: {found.accepts}")
@@ -122,7 +121,7 @@ def _detail(console: Console, section: str, name: str) -> None:
 
 
 def _parameters(parameters: Sequence[Parameter]) -> Table:
-    from rich.table import Table
+    from stackc.table import plain_table
 
     table = plain_table()
     for heading in ("parameter", "type", "default", "meaning"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
+from stackc.packer import Packer
 from stackc.plan import Plan, TensorPlan, address, planes_of_stage
 from stackc.spec import PlaneSpec
 from stackc.stack import Leaf, Stack, describe, stored_planes
@@ -35,12 +37,13 @@ class Skips(msgspec.Struct, frozen=True):
 class CheckedStage(msgspec.Struct, frozen=True, kw_only=True):
     """What one stage will do.
 
-    ``fixed_width_bytes`` are the planes after this stage at fixed width, before any packer: an upper bound of them if
+    ``parameters`` are those that differ from their defaults. ``fixed_width_bytes`` are the planes after this stage at fixed width, before any packer: an upper bound of them if
     ``upper_bound`` is true, because the stage then chooses from data.
     """
 
     use: str
-    description: str
+    parameters: dict[str, Any]
+    on: list[str]
     matched: int
     packs: bool
     planes: list[PlaneGroup]
@@ -111,7 +114,8 @@ def _stage(plan: Plan, index: int) -> CheckedStage:
         reasons.setdefault(skip.reason, []).append(skip.plane)
     return CheckedStage(
         use=stage.stage.use,
-        description=stage.stage.describe(),
+        parameters=_changed(stage.stage.config),
+        on=list(stage.stage.on),
         matched=stage.matched,
         packs=stage.stage.is_packer,
         planes=_groups(plan, index),
@@ -120,6 +124,11 @@ def _stage(plan: Plan, index: int) -> CheckedStage:
         upper_bound=not all(before.settled for before in plan.stages[: index + 1]),
         fixed_width_bytes=sum(_fixed_width_bytes(tensor.stacks[index], tensor.spec) for tensor in plan.tensors),
     )
+
+
+def _changed(config: Transform | Packer) -> dict[str, Any]:
+    fields = msgspec.structs.fields(type(config))
+    return {f.name: getattr(config, f.name) for f in fields if getattr(config, f.name) != f.default}
 
 
 def _groups(plan: Plan, index: int) -> list[PlaneGroup]:

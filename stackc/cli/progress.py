@@ -105,6 +105,7 @@ def _late_bars(console: Console) -> Any:
     from rich.progress import BarColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
     from rich.table import Table
+    from rich.text import Text
 
     class LateBars(Bars):
         """Bars that show after a moment, so that short work does not flicker."""
@@ -112,13 +113,19 @@ def _late_bars(console: Console) -> Any:
         def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
             return super().make_tasks_table([task for task in tasks if (task.elapsed or 0) >= _PATIENCE_SECONDS])
 
+    class Left(TimeRemainingColumn):
+        """Time that remains, or that has passed where nobody knows how much there is to do."""
+
+        def render(self, task: Task) -> Text:
+            if task.total is None:
+                return TimeElapsedColumn().render(task)
+            return super().render(task).append(" left")
+
     return LateBars(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        Left(),
         console=console,
         transient=True,
         redirect_stdout=False,

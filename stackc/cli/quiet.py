@@ -35,5 +35,5 @@ def silence_libraries() -> None:
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.filterwarnings("ignore")
-    # Without any handler Python prints warnings of loggers to stderr.
-    logging.getLogger().addHandler(logging.NullHandler())
+    # Some libraries put handlers of their own on their loggers, so nothing less than all of it is quiet.
+    logging.disable(logging.CRITICAL)

@@ -14,16 +14,13 @@ _KINDS = ("recipe", "report")
 
 def _known(kind: str) -> str:
     if kind not in _KINDS:
-        raise typer.BadParameter(
-            f"there is no schema of {kind!r}{nearest(kind, _KINDS)}; there are {', '.join(_KINDS)}"
-        )
+        hint = nearest(kind, _KINDS) or f"; there are {', '.join(_KINDS)}"
+        raise typer.BadParameter(f"there is no schema of {kind!r}{hint}")
     return kind
 
 
 def schema(
-    kind: Annotated[
-        str, typer.Argument(metavar="[recipe|report]", callback=_known, help="What to describe.")
-    ] = "recipe",
+    kind: Annotated[str, typer.Argument(metavar="recipe|report", callback=_known, help="What to describe.")] = "recipe",
 ) -> None:
     """Print the JSON Schema of recipes or of reports."""
     if kind == "recipe":

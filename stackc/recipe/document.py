@@ -6,6 +6,7 @@ PyYAML keeps the last of two equal keys silently; in a recipe that is a typing e
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +23,13 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's interface
 
 
-for _tag, _pattern, _first in (
+#: Tag, pattern and possible first characters of the plain values that are not text.
+_PLAIN: tuple[tuple[str, str, Iterable[str]], ...] = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", "-+0123456789"),
     ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", "-+.0123456789"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
+)
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -44,32 +45,42 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
-def parse_value(text: str) -> Any:
-    """One plain YAML value, as recipes read it.
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either idea of plain values would take for something else: ``1e3`` as well as ``on``."""
 
-    Examples
-    --------
-    >>> parse_value("1e-3"), parse_value("on"), parse_value("[1, two]")
-    (0.001, 'on', [1, 'two'])
-    """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+for _tag, _pattern, _first in _PLAIN:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
+
+#: A recipe of more values than this is an accident, or aliases that multiply.
+_MOST_VALUES = 100_000
+
+#: What people mean as text and YAML does not: ``on: *.weight``, ``on: [!*Norm*]``, ``on: {a,b}.weight``.
+_BARE_GLOB = re.compile(r"[:\[,-]\s*[*!&]|\bon:\s*\{")
 
 
 class Document(NamedTuple):
-    """Parsed YAML: plain values, and the 1-based line of each by its path (``("stages", 2, "bits")``)."""
+    """Parsed YAML: plain values, and where each came from.
+
+    ``lines`` holds the 1-based line of values by path (``("stages", 2, "bits")``), ``assigned`` the paths that were set
+    from outside, by ``--set``.
+    """
 
     value: Any
     lines: dict[Path_, int]
     name: str
+    assigned: frozenset[Path_] = frozenset()
 
     def where(self, path: Path_) -> str:
         """``stages[2].bits (line 9 of recipe.yaml)``; the nearest enclosing value's line if this one has none."""
-        known = path
-        while known and known not in self.lines:
-            known = known[:-1]
-        line = self.lines.get(known)
         place = render_path(path) or "the recipe"
-        return f"{place} (line {line} of {self.name})" if line else f"{place} ({self.name})"
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.assigned:
+                return f"{place} (from --set)"
+            if path[:end] in self.lines:
+                return f"{place} (line {self.lines[path[:end]]} of {self.name})"
+        return f"{place} ({self.name})"
 
 
 def render_path(path: Path_) -> str:
@@ -86,8 +97,25 @@ def render_path(path: Path_) -> str:
     return text
 
 
+def parse_value(text: str) -> Any:
+    """One YAML value, as recipes read it.
+
+    Raises
+    ------
+    RecipeError
+        If the text is not YAML.
+
+    Examples
+    --------
+    >>> parse_value("1e-3"), parse_value("on"), parse_value("[1, two]"), parse_value("")
+    (0.001, 'on', [1, 'two'], None)
+    """
+    node = _compose(text, "the value")
+    return None if node is None else _Values("the value").of(node, ())
+
+
 def parse_document(text: str, name: str) -> Document:
-    """Parse YAML text.
+    """Parse YAML text. Aliases stand for a copy of what they refer to.
 
     Parameters
     ----------
@@ -99,7 +127,7 @@ def parse_document(text: str, name: str) -> Document:
     Raises
     ------
     RecipeError
-        If the text is not YAML, repeats a key, or uses aliases or tags.
+        If the text is empty or not YAML, repeats a key, uses tags, or refers to itself.
 
     Examples
     --------
@@ -107,49 +135,100 @@ def parse_document(text: str, name: str) -> Document:
     >>> document.value, document.lines["stages", 0, "bits"]
     ({'stages': [{'use': 'int', 'bits': 4}]}, 2)
     """
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1} of " if error.problem_mark else ""
-        raise RecipeError(f"{line}{name} is not YAML: {error.problem or error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name} is not YAML: {error}".replace("\n", " ")) from error
+    node = _compose(text, name)
     if node is None:
-        raise RecipeError(f"{name} is empty; a recipe needs at least 'stages:', see 'stackc list' for what can stand there")
-    lines: dict[Path_, int] = {}
-    constructor = _Loader("")
-    return Document(_plain(node, (), lines, constructor, name, frozenset()), lines, name)
+        raise RecipeError(
+            f"{name} is empty; a recipe needs at least 'stages:', see 'stackc list' for what can stand there"
+        )
+    values = _Values(name)
+    return Document(values.of(node, ()), values.lines, name)
 
 
-def _plain(
-    node: yaml.Node, path: Path_, lines: dict[Path_, int], constructor: yaml.SafeLoader, name: str, above: frozenset[int]
-) -> Any:
-    line = node.start_mark.line + 1
-    lines.setdefault(path, line)
-    if id(node) in above:
-        raise RecipeError(f"{render_path(path)} (line {line} of {name}) refers to itself through an alias")
-    above |= {id(node)}
-    if isinstance(node, yaml.MappingNode):
+def dump_document(value: Any) -> str:
+    """YAML text that `parse_document`, and any other reader of YAML, takes for this value.
+
+    Examples
+    --------
+    >>> print(dump_document({"on": ["1e3", 1e-5]}), end="")
+    'on':
+    - '1e3'
+    - 1.0e-05
+    """
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _compose(text: str, name: str) -> yaml.Node | None:
+    try:
+        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f"line {mark.line + 1} of " if mark else ""
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        bare = mark and _BARE_GLOB.search([*text.split("\n"), ""][mark.line])
+        hint = "; quote globs that begin with *, ! or {" if bare else ""
+        raise RecipeError(f"{line}{name} is not YAML: {problem}{hint}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{name} is nested too deeply for a recipe") from error
+    return node
+
+
+class _Values:
+    """Turns composed YAML into plain values and keeps the line of each."""
+
+    def __init__(self, name: str) -> None:
+        self.lines: dict[Path_, int] = {}
+        self._name = name
+        self._count = 0
+        self._constructor = _Loader("")
+
+    def of(self, node: yaml.Node, path: Path_, above: frozenset[int] = frozenset()) -> Any:
+        """Plain value of a node; ``above`` holds the nodes around it."""
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        self._count += 1
+        if self._count > _MOST_VALUES:
+            raise self._error(path, node, f"makes the recipe longer than {_MOST_VALUES} values")
+        if id(node) in above:
+            raise self._error(path, node, "refers to itself through an alias")
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+            raise self._error(
+                path, node, f"has the tag {node.tag!r}; recipes use no tags, so quote text that begins with !"
+            )
+        above |= {id(node)}
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path, above)
+        return [self.of(item, (*path, index), above) for index, item in enumerate(node.value)]
+
+    def _mapping(self, node: yaml.MappingNode, path: Path_, above: frozenset[int]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = _plain(key_node, (), {}, constructor, name, above)
-            key_line = key_node.start_mark.line + 1
+            key = self._scalar(key_node, path) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
-                raise RecipeError(f"{render_path(path)} (line {key_line} of {name}) has the key {key!r}; keys are words")
+                shown = "a list or mapping as key" if key is None else f"the key {key!r}"
+                raise self._error(path, key_node, f"has {shown}; keys are words")
             if key in values:
-                first = lines[*path, key]
-                raise RecipeError(
-                    f"{render_path((*path, key))} (line {key_line} of {name}) is given twice, first on line {first}; keep one"
-                )
-            lines[*path, key] = key_line
-            values[key] = _plain(value_node, (*path, key), lines, constructor, name, above)
+                first = self.lines[*path, key]
+                raise self._error((*path, key), key_node, f"is given twice, first on line {first}; keep one")
+            self.lines[*path, key] = key_node.start_mark.line + 1
+            values[key] = self.of(value_node, (*path, key), above)
         return values
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*path, index), lines, constructor, name, above) for index, item in enumerate(node.value)]
-    try:
-        return constructor.construct_object(node)
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"{render_path(path)} (line {line} of {name}) holds a value that recipes do not take: {error}") from error
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path_) -> Any:
+        try:
+            value = self._constructor.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            problem = getattr(error, "problem", None) or str(error)
+            raise self._error(path, node, f"holds a value that recipes do not take: {problem}") from error
+        if value is not None and not isinstance(value, str | int | float):
+            raise self._error(path, node, f"is a {type(value).__name__}; recipes hold text, numbers, true and false")
+        return value
+
+    def _error(self, path: Path_, node: yaml.Node, problem: str) -> RecipeError:
+        place = render_path(path) or "the recipe"
+        return RecipeError(f"{place} (line {node.start_mark.line + 1} of {self._name}) {problem}")
 
 
 def read_document(path: Path) -> Document:
@@ -165,5 +244,7 @@ def read_document(path: Path) -> Document:
     except OSError as error:
         raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"the recipe {path} is not UTF-8 text (byte {error.start}); is it an artifact or a weights file?") from error
+        raise RecipeError(
+            f"the recipe {path} is not UTF-8 text (byte {error.start}); is it an artifact or a weights file?"
+        ) from error
     return parse_document(text, path.name)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import yaml
 
 from stackc.errors import RecipeError
+from stackc.recipe.document import dump_document
 from stackc.recipe.recipe import RECIPE_FORMAT, Lock, Recipe
 from stackc.transform import Transform
 
@@ -34,6 +35,19 @@ def versions() -> dict[str, str]:
 def stage_formats(recipe: Recipe) -> list[str]:
     """``name@version`` of every stage."""
     return [f"{stage.config.name}@{stage.config.version}" for stage in recipe.stages]
+
+
+def settings_fingerprint(recipe: Recipe) -> str:
+    """SHA-256 of what decides the bytes of the artifact: stages with all parameters, seed and bundle.
+
+    Not of how stages are spelled: ``int8`` and ``{use: int, bits: 8}`` are the same.
+    """
+    stages = [
+        [stage.config.name, msgspec.to_builtins(stage.config), stage.on, stage.allow_empty, stage.weights]
+        for stage in recipe.stages
+    ]
+    content = msgspec.json.encode([stages, recipe.seed, recipe.bundle], order="sorted")
+    return hashlib.sha256(content).hexdigest()
 
 
 def lock_document(
@@ -77,6 +91,7 @@ def lock_document(
         versions=versions(),
         reference=reference,
         stages=stage_formats(recipe),
+        settings=settings_fingerprint(recipe),
         weights={str(stage): digest for stage, digest in weights.items()},
         choices={
             str(stage): {plane: msgspec.to_builtins(transform) for plane, transform in chosen.items()}
@@ -93,7 +108,7 @@ def lock_document(
         "stages": stages,
         "lock": msgspec.to_builtins(lock),
     }
-    return _HEAD + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    return _HEAD + dump_document(document)
 
 
 def locked_choices(recipe: Recipe) -> dict[int, dict[str, Transform]]:
@@ -102,22 +117,29 @@ def locked_choices(recipe: Recipe) -> dict[int, dict[str, Transform]]:
     Raises
     ------
     RecipeError
-        If they do not fit the stages.
+        If the recipe was changed since, or the choices do not fit its stages.
     """
     if recipe.lock is None:
         return {}
+    remedy = "remove the 'lock' key to run the changed recipe"
     if recipe.lock.stages != stage_formats(recipe):
         raise RecipeError(
-            f"the lock is for the stages {', '.join(recipe.lock.stages)}, the recipe has {', '.join(stage_formats(recipe))}; "
-            "remove the 'lock' key to run the changed recipe"
+            f"the lock is for the stages {', '.join(recipe.lock.stages)}, the recipe has "
+            f"{', '.join(stage_formats(recipe))}; {remedy}"
+        )
+    if recipe.lock.settings != settings_fingerprint(recipe):
+        raise RecipeError(
+            f"a stage, the seed or the bundle of the recipe {recipe.name} was changed after it was locked; {remedy}"
         )
     choices: dict[int, dict[str, Transform]] = {}
     for number, planes in recipe.lock.choices.items():
         try:
-            stage = recipe.stages[int(number)]
-            choices[int(number)] = {
-                plane: msgspec.convert(fields, type(stage.config)) for plane, fields in planes.items()  # type: ignore[misc]
-            }
-        except (ValueError, IndexError, msgspec.ValidationError) as error:
+            kind: Any = type(recipe.stages[int(number)].config)
+            chosen = {plane: msgspec.convert(fields, kind) for plane, fields in planes.items()}
+        except (ValueError, IndexError) as error:
             raise RecipeError(f"lock.choices[{number}] does not fit the recipe: {error}") from error
+        unsettled = [plane for plane, transform in chosen.items() if not getattr(transform, "settled", False)]
+        if unsettled:
+            raise RecipeError(f"lock.choices[{number}] leaves the choice for {unsettled[0]} open; {remedy}")
+        choices[int(number)] = chosen
     return choices

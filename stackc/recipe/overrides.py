@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml
-
 from stackc.errors import RecipeError
 from stackc.nearest import nearest
 from stackc.recipe.document import Document, Path_, parse_value, render_path
@@ -22,12 +20,13 @@ def override(document: Document, assignments: list[str]) -> Document:
     document : Document
         A parsed recipe.
     assignments : list of str
-        ``path=value``, the value in YAML. A bare stage name becomes a mapping when a field of it is set.
+        ``path=value``, the value in YAML, or text that begins with ``*`` or ``!`` as globs do. A bare stage name becomes
+        a mapping when a field of it is set.
 
     Raises
     ------
     RecipeError
-        If an assignment has no ``=``, its path does not parse, or leads past the end of a list.
+        If an assignment has no ``=``, its value is not YAML, its path does not parse, or leads past the end of a list.
 
     Examples
     --------
@@ -37,16 +36,22 @@ def override(document: Document, assignments: list[str]) -> Document:
     {'stages': [{'use': 'seed', 'rank': 8}, {'use': 'zstd', 'level': 3}]}
     """
     value = _copy(document.value)
+    assigned = set(document.assigned)
     for assignment in assignments:
         target, equals, text = assignment.partition("=")
         if not equals:
             raise RecipeError(f"--set {assignment!r} has no '='; write for example --set stages[1].rank=8")
-        try:
-            new = parse_value(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {target}: {text!r} is not a YAML value") from error
-        _assign(value, _parse_target(target.strip()), new, assignment)
-    return document._replace(value=value)
+        assigned.add(_assign(value, _parse_target(target.strip()), _parse_text(text.strip(), assignment), assignment))
+    return document._replace(value=value, assigned=frozenset(assigned))
+
+
+def _parse_text(text: str, assignment: str) -> Any:
+    if text.startswith(("*", "!")):  # aliases and tags to YAML, but nobody means those here
+        return text
+    try:
+        return parse_value(text)
+    except RecipeError as error:
+        raise RecipeError(f"--set {assignment!r}: {text!r} is not a YAML value") from error
 
 
 def _parse_target(target: str) -> Path_:
@@ -65,33 +70,40 @@ def _parse_target(target: str) -> Path_:
     return tuple(parts)
 
 
-def _assign(value: Any, path: Path_, new: Any, assignment: str) -> None:
-    for depth, part in enumerate(path[:-1]):
-        here = render_path(path[: depth + 1])
-        if isinstance(part, int):
-            _check_index(value, part, here, assignment)
-        elif not isinstance(value, dict):
-            raise RecipeError(f"--set {assignment!r}: {render_path(path[:depth]) or 'the recipe'} has no keys")
-        elif part not in value:
-            if depth == 0 and part not in ("task",):
-                raise RecipeError(f"--set {assignment!r}: the recipe has no {part!r}{nearest(part, value)}")
-            value[part] = {}
+def _assign(value: Any, path: Path_, new: Any, assignment: str) -> Path_:
+    """Set a value inside ``value``; returns the path with indices counted from the front."""
+    done: Path_ = ()
+    for part in path[:-1]:
+        done = _step(value, part, done, assignment)
+        key: Any = done[-1]
+        if isinstance(value, dict) and key not in value:
+            if done != ("task",):
+                raise RecipeError(f"--set {assignment!r}: there is no {render_path(done)!r}{nearest(key, value)}")
+            value[key] = {}
         # `- zstd` and `task: none` are short for a mapping with one key.
-        if isinstance(value[part], str):
-            value[part] = {"use" if path[0] == "stages" else "name": value[part]}
-        value = value[part]
-    last = path[-1]
-    if isinstance(last, int):
-        _check_index(value, last, render_path(path), assignment)
-    elif not isinstance(value, dict):
-        raise RecipeError(f"--set {assignment!r}: {render_path(path[:-1])} has no keys")
-    value[last] = new
+        if isinstance(value[key], str):
+            value[key] = {"use" if done[0] == "stages" else "name": value[key]}
+        value = value[key]
+    done = _step(value, path[-1], done, assignment)
+    value[done[-1]] = new
+    return done
 
 
-def _check_index(value: Any, index: int, here: str, assignment: str) -> None:
-    if not isinstance(value, list) or not -len(value) <= index < len(value):
-        count = len(value) if isinstance(value, list) else 0
-        raise RecipeError(f"--set {assignment!r}: there is no {here}; the list has {count} items, numbered from 0")
+def _step(value: Any, part: str | int, above: Path_, assignment: str) -> Path_:
+    """The path of an item or key of ``value``, which lies at ``above``; an index is checked and made positive."""
+    here = render_path(above) or "the recipe"
+    if isinstance(part, str):
+        if not isinstance(value, dict):
+            raise RecipeError(f"--set {assignment!r}: {here} has no keys")
+        return (*above, part)
+    if not isinstance(value, list):
+        raise RecipeError(f"--set {assignment!r}: {here} is no list")
+    if not -len(value) <= part < len(value):
+        raise RecipeError(
+            f"--set {assignment!r}: there is no {render_path((*above, part))}; the list has {len(value)} items, "
+            "numbered from 0"
+        )
+    return (*above, part % len(value))
 
 
 def _copy(value: Any) -> Any:

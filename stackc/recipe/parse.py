@@ -11,6 +11,7 @@ import msgspec
 
 from stackc.errors import DependencyError, RecipeError
 from stackc.nearest import nearest
+from stackc.packer import Packer
 from stackc.recipe.document import Document, Path_, read_document
 from stackc.recipe.recipe import RECIPE_FORMAT, Lock, Recipe, Stage
 from stackc.registry import find
@@ -88,6 +89,7 @@ def parse_recipe(document: Document) -> Recipe:
         raise RecipeError(f"{document.where(())}: a recipe is a mapping with 'stages:', not {_kind(value)}")
     for key in value:
         if key not in RECIPE_KEYS:
+            _require_word(document, (), key)
             raise RecipeError(f"{document.where((key,))}: a recipe has no key {key!r}{nearest(key, RECIPE_KEYS)}")
     version = _typed(document, ("stackc",), value.get("stackc", RECIPE_FORMAT), int)
     if version != RECIPE_FORMAT:
@@ -96,11 +98,15 @@ def parse_recipe(document: Document) -> Recipe:
         )
     stages = value.get("stages")
     if not isinstance(stages, list) or not stages:
-        raise RecipeError(f"{document.where(('stages',))}: 'stages' is a list of at least one stage, not {_kind(stages)}")
+        raise RecipeError(
+            f"{document.where(('stages',))}: 'stages' is a list of at least one stage, not {_kind(stages)}"
+        )
     bundle = tuple(_typed(document, ("bundle",), value.get("bundle", []), list[str]))
     for item in bundle:
         if item not in BUNDLES:
-            raise RecipeError(f"{document.where(('bundle',))}: cannot bundle {item!r}; what can be bundled: {', '.join(BUNDLES)}")
+            raise RecipeError(
+                f"{document.where(('bundle',))}: cannot bundle {item!r}; what can be bundled: {', '.join(BUNDLES)}"
+            )
     lock = value.get("lock")
     return Recipe(
         name=document.name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".lock"),
@@ -138,19 +144,31 @@ def _parse_stage(document: Document, path: Path_, value: Any) -> Stage:
                 f"write 'use: {entry.stage.name}' to choose it"
             )
         if key not in fields:
+            _require_word(document, path, key)
             raise RecipeError(
                 f"{document.where((*path, key))}: {use} has no field {key!r}{nearest(key, [*fields, *STAGE_KEYS])}"
             )
         config[key] = item
-    patterns = value.get("on", [])
-    patterns = _typed(document, (*path, "on"), [patterns] if isinstance(patterns, str) else patterns, list[str])
+    weights = _typed(document, (*path, "weights"), value.get("weights"), str | None)
+    if weights is not None and issubclass(entry.stage, Packer):
+        raise RecipeError(
+            f"{document.where((*path, 'weights'))}: {use} is a packer and loses nothing, so row weights mean nothing to it; "
+            "remove them"
+        )
     return Stage(
         use=use,
         config=cast("Any", _typed(document, path, config, entry.stage)),
-        on=tuple(patterns),
+        on=_parse_patterns(document, (*path, "on"), value.get("on", [])),
         allow_empty=_typed(document, (*path, "allow_empty"), value.get("allow_empty", False), bool),
-        weights=_typed(document, (*path, "weights"), value.get("weights"), str | None),
+        weights=weights,
     )
+
+
+def _parse_patterns(document: Document, path: Path_, value: Any) -> tuple[str, ...]:
+    patterns = _typed(document, path, [value] if isinstance(value, str) else value, list[str])
+    if not all(pattern.removeprefix("!") for pattern in patterns):
+        raise RecipeError(f"{document.where(path)}: a glob is empty; write '*' for all tensors, or leave 'on' out")
+    return tuple(patterns)
 
 
 def _parse_task(document: Document, value: Any) -> dict[str, Any]:
@@ -167,7 +185,13 @@ def _parse_task(document: Document, value: Any) -> dict[str, Any]:
         raise RecipeError(f"{document.where(('task', 'name'))}: {error}") from error
     except msgspec.ValidationError as error:
         raise _translated(document, ("task",), error) from error
-    return value
+    return dict(value)
+
+
+def _require_word(document: Document, path: Path_, key: Any) -> None:
+    """Refuse a key that is not text, which only Python code can give."""
+    if not isinstance(key, str):
+        raise RecipeError(f"{document.where(path)} has the key {key!r}; keys are words")
 
 
 def _typed(document: Document, path: Path_, value: Any, kind: Any) -> Any:
@@ -198,4 +222,9 @@ def _lookup(value: Any, path: Path_) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    if value is None:
+        return "nothing"
+    if isinstance(value, list | dict) and not value:
+        return "an empty list" if isinstance(value, list) else "an empty mapping"
+    names: dict[type[Any], str] = {dict: "a mapping", list: "a list", str: "text"}
+    return names.get(type(value), repr(value))

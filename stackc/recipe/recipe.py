@@ -90,6 +90,8 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Fingerprint of the reference's weights.
     stages : list of str
         ``name@version`` of each stage.
+    settings : str
+        Fingerprint of everything in the recipe that decides the bytes, so that a changed recipe is noticed.
     weights : dict
         Fingerprint of the row weights of each stage that has some, by stage number.
     choices : dict
@@ -101,6 +103,7 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str]
     reference: str
     stages: list[str]
+    settings: str
     weights: dict[str, str] = {}
     choices: dict[str, dict[str, dict[str, Any]]] = {}
     artifact: str = ""

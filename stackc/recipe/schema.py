@@ -110,7 +110,8 @@ def documented_parameters(kind: type) -> dict[str, str]:
             current = [name.strip() for name in line.partition(" : ")[0].split(",")]
         elif line.strip():
             for name in current:
-                descriptions[name] = f"{descriptions.get(name, '')} {line.strip()}".strip()
+                more = line.strip().replace("``", "`")
+                descriptions[name] = f"{descriptions.get(name, '')} {more}".strip()
     return descriptions
 
 

@@ -17,8 +17,8 @@ _MEBIBYTE = 1 << 20
 def damaged(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
     """Damaged versions of ``data`` with a description each.
 
-    Truncations (all lengths up to 64 bytes, some beyond), extensions, every bit of the first 64 and last 8 bytes
-    flipped, single and several bits flipped anywhere, bytes set to 0 and 255 in the first 16, and random bytes of several lengths.
+    Truncations (all lengths up to 64 bytes, some beyond), extensions, every bit of the first 64 and last 8 bytes flipped,
+    single and several bits flipped anywhere, the first 16 bytes set to 0 and 255, and random bytes of several lengths.
 
     Examples
     --------
@@ -26,11 +26,14 @@ def damaged(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
     >>> versions["cut to 2 bytes"], versions["bit 0 of byte 1 flipped"]
     (b'ab', b'acc')
     """
+    return ((description, version) for description, version in _versions(data, seed) if version != data)
+
+
+def _versions(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
     size = len(data)
     words = iter(random_words(1200, seed, f"damage {size}").tolist())
-    for length in sorted({*range(min(size, 64)), *(next(words) % size for _ in range(16) if size), max(size - 1, 0)}):
-        if length < size:
-            yield f"cut to {length} bytes", data[:length]
+    for length in sorted({*range(min(size, 64)), *(next(words) % size for _ in range(16) if size)}):
+        yield f"cut to {length} bytes", data[:length]
     for extra in (b"\0", b"\xff", b"\0\0\0\0", data[:8], data):
         if extra:
             yield f"followed by {len(extra)} bytes {extra[:4].hex()}...", data + extra

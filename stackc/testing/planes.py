@@ -114,7 +114,7 @@ def standard_planes(seed: int = 0) -> dict[str, Tensor]:
         "bfloat16": matrix.bfloat16(),
         "large": matrix * 2.0**100,  # squares overflow float32
         "tiny": matrix * 2.0**-100,  # squares underflow float32
-        "float16 large": (matrix.half() * 2.0**17),  # up to about 60,000: sums of two overflow
+        "float16 large": (matrix * 2.0**18).clamp(-65504, 65504).half(),  # sums of two overflow
         "bool": matrix > 0,
         "int8": (matrix * 400).to(torch.int8),
         "uint8": (matrix * 400).abs().to(torch.uint8),

@@ -14,6 +14,9 @@ ENTRY_POINTS = """\
 sample-negate = sample_transforms:Negate
 sample-absmax = sample_transforms:Absmax
 sample-keep-rows = sample_transforms:KeepRows
+
+[stackc.packers]
+sample-counted = sample_packers:Counted
 """
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from stackc.transforms.prune import Prune
@@ -19,7 +19,6 @@ from stackc.testing import transform_checks
 from stackc.transform import Weighted
 
 BATTERY = {
-    "weights": Prune(sparsity=0.5),
     "rows": Prune(rows=0.7),
     "columns": Prune(columns=0.3),
     "global": Prune(sparsity=0.9, scope="global"),
@@ -140,6 +139,7 @@ class OneAtATime(Mapping[str, Weighted]):
         return len(self.planes)
 
 
+@settings(max_examples=40)
 @given(
     planes=st.dictionaries(st.sampled_from("abcd"), matrices(), max_size=4),
     share=SHARES,

@@ -16,7 +16,6 @@ from stackc.testing import transform_checks
 from stackc.transform import Weighted
 
 BATTERY = {
-    "rank": Seed(rank=4),
     "variance": Seed(variance=0.9),
     "uncentred": Seed(rank=1, center=False),
 }

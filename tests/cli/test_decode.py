@@ -1,0 +1,121 @@
+"""``stackc decode`` writes what other libraries open, and never half of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import stackc as library
+from stackc.reference.building import quiet_transformers
+from tests.cli.conftest import Invoke
+
+
+def test_from_pretrained_opens_the_folder(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "decoded"
+    result = stackc("decode", artifact, "--output", folder)
+    assert result.exit_code == 0, result.output
+    with quiet_transformers():
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = library.load(artifact)
+    inputs = tokenizer(["the film is very charming ."], return_tensors="pt")
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(**inputs).logits, expected(**inputs).logits)
+
+
+def test_a_safetensors_file_holds_the_decoded_tensors(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    result = stackc("decode", artifact, "--output", path)  # the suffix says enough
+    assert result.exit_code == 0, result.output
+    with library.open(artifact) as opened:
+        written = load_file(path)
+        assert set(written) == set(opened)
+        assert all(torch.equal(written[name], opened[name]) for name in opened)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_a_file_without_architecture_becomes_safetensors(
+    stackc: Invoke, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text("stages: [zstd]\n")
+    bare = classifier / "model.safetensors"
+    assert stackc("run", "r.yaml", "--model", bare, "--output", "out", "--quiet").exit_code == 0
+    result = stackc("decode", "out/model.stackc")
+    assert result.exit_code == 0, result.output
+    original, written = load_file(bare), load_file(tmp_path / "model.safetensors")
+    assert set(original) == set(written)
+    assert all(torch.equal(original[name], written[name]) for name in original)
+
+
+def test_ties_are_restored(stackc: Invoke, tied: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("stages: [zstd]\n")
+    out = tmp_path / "out"
+    assert stackc("run", tmp_path / "r.yaml", "--model", tied, "--output", out, "--quiet").exit_code == 0
+    assert stackc("decode", out / "model.stackc", "--output", tmp_path / "decoded").exit_code == 0
+    with quiet_transformers():
+        from transformers import BartForSequenceClassification
+
+        model = BartForSequenceClassification.from_pretrained(tmp_path / "decoded").model
+    assert model.shared.weight is model.encoder.embed_tokens.weight
+
+
+def test_the_tokenizer_can_come_from_a_folder(stackc: Invoke, artifact: Path, classifier: Path, tmp_path: Path) -> None:
+    result = stackc("decode", artifact, "--output", tmp_path / "decoded", "--tokenizer", classifier)
+    assert result.exit_code == 0, result.output
+    name = "tokenizer.json"
+    assert (tmp_path / "decoded" / name).read_bytes() == (classifier / name).read_bytes()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused = stackc("decode", artifact, "--output", tmp_path / "other", "--tokenizer", empty)
+    assert refused.exit_code == 1
+    assert "holds no tokenizer files" in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_nothing_is_replaced_unasked(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "decoded"
+    assert stackc("decode", artifact, "--output", folder).exit_code == 0
+    refused = stackc("decode", artifact, "--output", folder)
+    assert refused.exit_code == 1
+    assert "--overwrite" in refused.stderr
+    assert stackc("decode", artifact, "--output", folder, "--overwrite").exit_code == 0
+
+
+def test_foreign_files_are_never_lost(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.tex").write_text("years of work")
+    result = stackc("decode", artifact, "--output", folder, "--overwrite")
+    assert result.exit_code == 1
+    assert "chapter.tex" in result.stderr
+    assert (folder / "chapter.tex").read_text() == "years of work"
+
+
+def test_a_damaged_file_leaves_nothing_behind(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:
+    data = bytearray(artifact.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "damaged.stackc").write_bytes(data)
+    result = stackc("decode", tmp_path / "damaged.stackc", "--output", tmp_path / "decoded")
+    assert result.exit_code == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["damaged.stackc"]
+
+
+def test_weights_are_as_readable_as_any_file(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    stackc("decode", artifact, "--output", tmp_path / "decoded", "--quiet")
+    stackc("decode", artifact, "--output", tmp_path / "bare.safetensors", "--quiet")
+    expected = (tmp_path / "any").stat().st_mode
+    assert (tmp_path / "decoded" / "model.safetensors").stat().st_mode == expected
+    assert (tmp_path / "bare.safetensors").stat().st_mode == expected
+
+
+def test_an_unknown_form_is_a_usage_error(stackc: Invoke, artifact: Path) -> None:
+    result = stackc("decode", artifact, "--to", "foldr")
+    assert result.exit_code == 2
+    assert "did you mean 'folder'?" in result.stderr

@@ -1,0 +1,42 @@
+"""What all tests share: models and data that are written once and never changed, and no network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.helpers.tiny import tiny_classifier, tiny_reviews
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Machines differ in speed and runs must not: no deadlines, and the same examples every time.
+hypothesis.settings.register_profile("stackc", deadline=None, derandomize=True, database=None, max_examples=60)
+hypothesis.settings.load_profile("stackc")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a BERT classifier with its tokenizer."""
+    from stackc.reference.building import quiet_transformers
+
+    with quiet_transformers():
+        return tiny_classifier(tmp_path_factory.mktemp("tiny") / "classifier")
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled reviews for `tiny_model`; the training texts lie beside them in reviews-train.tsv."""
+    return tiny_reviews(tmp_path_factory.mktemp("reviews"))
+
+
+@pytest.fixture(scope="session")
+def tiny_task(reviews: Path) -> dict[str, object]:
+    """The task of judging `tiny_model` on `reviews`."""
+    return {
+        "name": "text-classification",
+        "data": str(reviews),
+        "train": str(reviews.with_name("reviews-train.tsv")),
+    }

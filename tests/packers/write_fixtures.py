@@ -1,0 +1,71 @@
+"""Writes the frozen fixtures of the packers, for each packer one folder per plane under ``fixtures/``.
+
+Run once per released format version::
+
+    python tests/packers/write_fixtures.py
+
+Folders that exist are left alone: a frozen format is not rewritten. When a packer gets a new version, this script writes
+its fixtures beside those of the old one, which must keep decoding. Planes are built from integers, never from
+``torch.randn``, so every machine has the same ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from stackc.registry import find
+from stackc.spec import PlaneSpec
+from stackc.testing import Plane, write_frozen
+from stackc.testing.planes import bell, random_bits, random_integers, random_words
+
+FOLDER = Path(__file__).parent / "fixtures"
+
+
+def fixture_planes() -> dict[str, Plane]:
+    """Small planes that take every path through the three formats."""
+    codes = (bell((24, 50), 7, "fixture codes") * 25).round().clamp(-7, 7).to(torch.int8)
+    shares = torch.from_numpy((random_words(1999, 7, "fixture mask") >> 44).astype("int64"))
+    few = torch.tensor([-9000, -1, 0, 3, 8999], dtype=torch.int16)[shares % 5]
+    ramp = torch.arange(700, dtype=torch.int32) * 3 - 1000
+    wide = PlaneSpec((90,), "int64", lo=-(1 << 40), hi=1 << 40)
+    noise = PlaneSpec((120,), "uint8", lo=0, hi=255)
+    return {
+        "codes-4-bit": Plane(PlaneSpec((24, 50), "int8", lo=-7, hi=7), codes),
+        "codes-skewed": Plane(PlaneSpec((24, 50), "int8", lo=-1, hi=1), codes.clamp(3, 5) - 4),
+        "codes-8-bit": Plane(
+            PlaneSpec((24, 50), "int8", lo=-127, hi=127),
+            (bell((24, 50), 7, "8") * 400).round().clamp(-127, 127).to(torch.int8),
+        ),
+        "mask": Plane(PlaneSpec((1999,), "bool", lo=0, hi=1), shares < 104_858),
+        "mask-blocks": Plane(PlaneSpec((1600,), "bool", lo=0, hi=1), (shares[:200] < 209_715).repeat_interleave(8)),
+        "few-of-many": Plane(PlaneSpec((1999,), "int16", lo=-9000, hi=9000), few),
+        "ramp": Plane(PlaneSpec((700,), "int32", lo=-1000, hi=1097), ramp),
+        "one-value": Plane(PlaneSpec((500,), "int8", lo=-7, hi=7), torch.full((500,), 3, dtype=torch.int8)),
+        "no-bits": Plane(PlaneSpec((500,), "int8", lo=3, hi=3), torch.full((500,), 3, dtype=torch.int8)),
+        "noise": Plane(noise, random_integers(noise, 7, "fixture noise")),
+        "wide": Plane(wide, random_integers(wide, 7, "fixture wide")),
+        "unbounded": Plane(
+            PlaneSpec((5, 9), "int32"), random_integers(PlaneSpec((5, 9), "int32"), 7, "fixture unbounded")
+        ),
+        "weights": Plane(PlaneSpec((20, 30), "float32"), bell((20, 30), 7, "fixture weights")),
+        "weights-half": Plane(PlaneSpec((20, 30), "bfloat16"), bell((20, 30), 7, "fixture half").bfloat16()),
+        "any-bits": Plane(PlaneSpec((40,), "float64"), random_bits(PlaneSpec((40,), "float64"), 7, "fixture bits")),
+        "number": Plane(PlaneSpec((), "float16"), torch.tensor(-0.0, dtype=torch.float16)),
+        "empty": Plane(PlaneSpec((0, 3), "uint8", lo=0, hi=9), torch.empty((0, 3), dtype=torch.uint8)),
+    }
+
+
+def main() -> None:
+    """Write what is not there yet."""
+    for name in ("raw", "zstd", "ans"):
+        packer = find(name).stage()
+        for plane_name, (spec, x) in fixture_planes().items():
+            folder = FOLDER / f"{name}-{packer.version}" / plane_name
+            if packer.accepts(spec) and not folder.exists():
+                write_frozen(packer, x, folder, spec)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,406 @@
+"""Transforms with one bug each, derived from the correct ones, and the check that must find it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+from sample_transforms import Absmax, KeepRows, Negate
+
+from stackc.errors import SpecError, TensorError
+from stackc.lazy import torch
+from stackc.spec import PlaneSpec
+from stackc.transform import Transform, Weighted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_calls = itertools.count()
+
+
+class Broken(NamedTuple):
+    """A broken transform, the check that must fail, and a piece of what it must say."""
+
+    transform: Transform
+    check: str
+    message: str
+
+
+class MutableField(Absmax, frozen=True):
+    names: list[str] = []  # noqa: RUF012 -- the bug
+
+
+class UnknownFields(Absmax, frozen=True, forbid_unknown_fields=False):
+    pass
+
+
+class VersionZero(Absmax, frozen=True):
+    version: ClassVar[int] = 0
+
+
+class NameWithSlash(Absmax, frozen=True):
+    name: ClassVar[str] = "a/b"
+
+
+class PrintsItsAddress(Absmax, frozen=True):
+    def __repr__(self) -> str:
+        return f"PrintsItsAddress at {id(self)}"
+
+
+class NotJson(Absmax, frozen=True):
+    limit: float = math.inf
+
+
+class RefusesAll(Absmax, frozen=True):
+    def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
+        raise SpecError(f"takes nothing, not even {spec}")
+
+
+class RefusesVaguely(Absmax, frozen=True):
+    def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
+        if len(spec.shape) < 2:
+            raise SpecError("1-d")
+        return super().plan(spec)
+
+
+class PlanCrashes(Absmax, frozen=True):
+    def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
+        spec.shape[0]
+        return super().plan(spec)
+
+
+class CrashesOnEmpty(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        x.max()
+        return super().encode(x, weights)
+
+
+class RefusesLateByValue(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        if x.numel() and not x.any():
+            raise TensorError("a plane of zeros has no scale, prune it")
+        return super().encode(x, weights)
+
+
+class DecodeCrashes(Absmax, frozen=True):
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        return super().decode(planes, spec).reshape(spec.shape[0], spec.shape[1])
+
+
+class LosesDtype(Absmax, frozen=True):
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        return planes["codes"] * planes["scale"]
+
+
+class OrderSwapped(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        return dict(reversed(super().encode(x, weights).items()))
+
+
+class WrongDtypeOfPlane(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        planes = super().encode(x, weights)
+        return {**planes, "scale": planes["scale"].double()}
+
+
+class OutOfBounds(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        planes = super().encode(x, weights)
+        return {**planes, "codes": planes["codes"] - 1}
+
+
+class LosesSignedZero(Negate, frozen=True):
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        return 0.0 - planes["values"]
+
+
+class LosesNanPayload(Negate, frozen=True):
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        x = super().decode(planes, spec)
+        return torch.where(x.isnan(), float("nan"), x)
+
+
+class BoundTooSmall(Absmax, frozen=True):
+    def error_bound(self, x: Tensor) -> float:
+        return super().error_bound(x) / 4
+
+
+class BoundIsNan(Absmax, frozen=True):
+    def error_bound(self, x: Tensor) -> float:
+        return math.nan
+
+
+class OverflowsInside(Absmax, frozen=True):
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        scale = planes["scale"]
+        return (planes["codes"] * (scale * scale).sqrt()).to(getattr(torch, spec.dtype))
+
+
+class TakesNan(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        return super().encode(x.nan_to_num(), weights)
+
+
+class NanCrashes(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        if not x.isfinite().all():
+            raise ValueError("not finite")
+        return super().encode(x, weights)
+
+
+class Dithers(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        return super().encode(x + torch.rand(x.shape).to(x.dtype) * x.abs() / 8, weights)
+
+
+class DithersSeeded(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return super().encode(x + torch.rand(x.shape).to(x.dtype) * x.abs() / 8, weights)
+
+
+class CountsCalls(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        planes = super().encode(x, weights)
+        return {**planes, "scale": planes["scale"] + next(_calls)}
+
+
+class FollowsMemory(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        return super().encode(x if x.is_contiguous() else x / 2, weights)
+
+
+class FollowsHashSeed(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        planes = super().encode(x, weights)
+        return {**planes, "scale": planes["scale"] + hash("scale") % 1000}
+
+
+class FollowsThreads(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        planes = super().encode(x, weights)
+        return {**planes, "scale": planes["scale"] + torch.get_num_threads()}
+
+
+class WritesToInput(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        return super().encode(x.mul_(1.5), weights)
+
+
+class WritesToWeights(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        if weights is not None:
+            weights.div_(2)
+        return super().encode(x, weights)
+
+
+class WritesToPlanes(Absmax, frozen=True):
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        return super().decode({**planes, "scale": planes["scale"].clamp_(0, 0.01)}, spec)
+
+
+class DetachedDecode(Absmax, frozen=True):
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        return super().decode(planes, spec).detach()
+
+
+class RoundedDecode(Absmax, frozen=True):
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        scale = (planes["scale"] * 256).round() / 256
+        return super().decode({**planes, "scale": scale + 0 * planes["scale"]}, spec)
+
+
+class HalfGradient(Absmax, frozen=True):
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        scale = planes["scale"]
+        return super().decode({**planes, "scale": scale / 2 + scale.detach() / 2}, spec)
+
+
+class FakeDoesNothing(Absmax, frozen=True):
+    def fake(self, x: Tensor) -> Tensor:
+        return x * 1
+
+
+class FakeDetached(Absmax, frozen=True):
+    def fake(self, x: Tensor) -> Tensor:
+        return super().fake(x).detach()
+
+
+class FakeGradientNan(Absmax, frozen=True):
+    def fake(self, x: Tensor) -> Tensor:
+        zero = (x - x.detach()).abs()
+        return super().fake(x) + zero.sqrt().to(x.dtype)
+
+
+class FakeChangesDtype(Absmax, frozen=True):
+    def fake(self, x: Tensor) -> Tensor:
+        return super().fake(x).double()
+
+
+class WeightsChangeDtype(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        planes = super().encode(x)
+        return planes if weights is None else {**planes, "scale": planes["scale"].double()}
+
+
+class DividesByWeights(Absmax, frozen=True):
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        planes = super().encode(x)
+        if weights is None or not x.numel():
+            return planes
+        share = weights / weights.sum()
+        return {**planes, "scale": planes["scale"] * (1 + share.reshape(planes["scale"].shape))}
+
+
+class StaysUnsettled(KeepRows, frozen=True):
+    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
+        return super().settle(planes) if len(planes) == 1 else dict.fromkeys(planes, self)
+
+
+class ForgetsPlanes(KeepRows, frozen=True):
+    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
+        settled = super().settle(planes)
+        return {name: settled[name] for name in list(settled)[:1]}
+
+
+class SettlesDifferently(KeepRows, frozen=True):
+    offset: int = 0
+
+    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
+        return {
+            name: type(self)(self.share, transform.count, next(_calls))
+            for name, transform in super().settle(planes).items()
+        }
+
+
+class ShrinksOnEverySettle(KeepRows, frozen=True):
+    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
+        if self.count is not None:
+            return dict.fromkeys(planes, type(self)(self.share, self.count // 2))
+        return super().settle(planes)
+
+
+class OutgrowsItsPlan(KeepRows, frozen=True):
+    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
+        if self.count is not None:
+            return dict.fromkeys(planes, self)
+        return {name: type(self)(self.share, weighted.plane.shape[0] + 1) for name, weighted in planes.items()}
+
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        mask = torch.ones(x.shape[0], dtype=torch.bool)
+        return {"values": torch.cat([x, x[:1]]), "mask": mask}
+
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        return planes["values"][: spec.shape[0]]
+
+
+class CarriesAllRows(KeepRows, frozen=True):
+    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"values": weights}
+
+
+class CarriesNegative(Absmax, frozen=True):
+    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"codes": weights - 1}
+
+
+class CarriesUnknown(Absmax, frozen=True):
+    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"values": weights}
+
+
+class RateIsVector(Absmax, frozen=True):
+    def rate(self, planes: Mapping[str, Tensor]) -> Tensor | None:
+        return planes["scale"].sum(-1)
+
+
+class RateIsNan(Absmax, frozen=True):
+    def rate(self, planes: Mapping[str, Tensor]) -> Tensor | None:
+        return planes["scale"].sum() * math.nan
+
+
+class RateIsDetached(Absmax, frozen=True):
+    def rate(self, planes: Mapping[str, Tensor]) -> Tensor | None:
+        return planes["scale"].detach().sum()
+
+
+class NotRegistered(Absmax, frozen=True):
+    name: ClassVar[str] = "sample-not-registered"
+
+
+class RegisteredWithOtherVersion(Absmax, frozen=True):
+    version: ClassVar[int] = 2
+
+
+def local_class() -> Transform:
+    class Local(Absmax, frozen=True):
+        pass
+
+    return Local()
+
+
+def broken(*cases: tuple[Any, str, str]) -> list[Broken]:
+    return [Broken(*case) for case in cases]
+
+
+BROKEN = broken(
+    (MutableField(), "config", "cache key"),
+    (UnknownFields(), "config", "unknown field"),
+    (VersionZero(), "config", "version"),
+    (NameWithSlash(), "config", "identifier"),
+    (PrintsItsAddress(), "config", "print differently"),
+    (NotJson(), "config", "JSON"),
+    (RefusesAll(), "edge planes", "refuses every plane"),
+    (RefusesAll(), "round trip", "takes none of the planes"),
+    (RefusesVaguely(), "edge planes", "not a sentence"),
+    (PlanCrashes(), "edge planes", "should raise SpecError, it raises IndexError"),
+    (CrashesOnEmpty(), "edge planes", "encode raises"),
+    (RefusesLateByValue(), "edge planes", "its values are refused"),
+    (DecodeCrashes(), "edge planes", "decode raises"),
+    (LosesDtype(), "edge planes", "decodes to something else"),
+    (LosesDtype(), "round trip", "decodes to something else"),
+    (OrderSwapped(), "plan", "instead"),
+    (WrongDtypeOfPlane(), "plan", "breaks the plan of the plane 'scale'"),
+    (OutOfBounds(), "plan", "expected values in -127..127"),
+    (LosesSignedZero(), "round trip", "changes bits"),
+    (LosesNanPayload(), "round trip", "changes bits of float"),
+    (BoundTooSmall(), "round trip", "above its stated bound"),
+    (BoundIsNan(), "round trip", "bounds nothing"),
+    (OverflowsInside(), "round trip", "'large' decodes to NaN or infinity"),
+    (TakesNan(), "non-finite", "require_finite"),
+    (NanCrashes(), "non-finite", "should raise TensorError"),
+    (Dithers(), "repeatable", "global random state"),
+    (DithersSeeded(), "repeatable", "global random state"),
+    (CountsCalls(), "repeatable", "twice gives different planes"),
+    (FollowsMemory(), "layout", "other planes when its memory is"),
+    (FollowsHashSeed(), "other process", "new process"),
+    (FollowsThreads(), "other process", "new process"),
+    (local_class(), "other process", "inside a function"),
+    (WritesToInput(), "no mutation", "writes to its input"),
+    (WritesToWeights(), "no mutation", "row weights"),
+    (WritesToPlanes(), "no mutation", "decode writes"),
+    (DetachedDecode(), "gradient", "detached"),
+    (RoundedDecode(), "gradient", "is wrong"),
+    (HalfGradient(), "gradient", "is wrong"),
+    (FakeDoesNothing(), "fake", "more than rounding explains"),
+    (FakeDetached(), "fake", "detached"),
+    (FakeGradientNan(), "fake", "NaN or infinite"),
+    (FakeChangesDtype(), "fake", "the plane is"),
+    (WeightsChangeDtype(), "weights", "changes: expected float32"),
+    (DividesByWeights(), "weights", "NaN or infinity"),
+    (StaysUnsettled(), "settle", "still unsettled"),
+    (ForgetsPlanes(), "settle", "returned ['a']"),
+    (SettlesDifferently(), "settle", "different transforms"),
+    (ShrinksOnEverySettle(), "settle", "changes its plan"),
+    (OutgrowsItsPlan(), "settle", "which the plan gives as"),
+    (CarriesAllRows(), "carry", "rows"),
+    (CarriesNegative(), "carry", "negative"),
+    (CarriesUnknown(), "carry", "does not make"),
+    (RateIsVector(), "rate", "one number"),
+    (RateIsNan(), "rate", "not a number of bits"),
+    (RateIsDetached(), "rate", "detached"),
+    (NotRegistered(), "wire", "entry point"),
+    (RegisteredWithOtherVersion(), "wire", "needs sample-absmax@2"),
+)
