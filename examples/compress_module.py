@@ -48,8 +48,10 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tagger.stackc"
-        _, report = stackc.compress(model, RECIPE, path)
-        console.print(stage_table(report), byte_table(report))
+        artifact, report = stackc.compress(model, RECIPE, path)
+        artifact.close()
+        console.print(stage_table(report))
+        console.print(byte_table(report))
 
         # A module has no config that could rebuild it, so the file holds its tensors and you bring the class.
         again = Tagger().eval()

@@ -23,7 +23,9 @@ def to_bytes(x: Tensor) -> bytes:
     >>> to_bytes(torch.tensor([1, -1], dtype=torch.int16)).hex()
     '0100ffff'
     """
-    flat = x.detach().contiguous().reshape(-1)
+    dense = x.detach().contiguous()
+    # One element counts as contiguous whatever its stride, but cannot be viewed as bytes unless that is 1.
+    flat = dense.as_strided((dense.numel(),), (1,))
     array = flat.view(torch.uint8).numpy() if flat.numel() else numpy.zeros(0, numpy.uint8)
     if sys.byteorder == "big":
         array = array.reshape(-1, x.element_size())[:, ::-1]

@@ -65,8 +65,6 @@ def task_value(text: str) -> dict[str, Any]:
     >>> task_value("{name: text-classification, data: demo/movie-reviews, limit: 10}")["limit"]
     10
     """
-    import yaml
-
     from stackc.errors import RecipeError
     from stackc.recipe.document import parse_value
     from stackc.tasks import task_names
@@ -74,7 +72,7 @@ def task_value(text: str) -> dict[str, Any]:
 
     try:
         value = parse_value(text)
-    except yaml.YAMLError as error:
+    except RecipeError as error:
         raise RecipeError(f"--task {text!r} is neither a name, a data file nor a YAML mapping") from error
     if isinstance(value, dict):
         return value

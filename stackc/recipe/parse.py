@@ -181,10 +181,12 @@ def _parse_task(document: Document, value: Any) -> dict[str, Any]:
         raise RecipeError(f"{document.where(('task',))}: a task is a name, or a mapping with 'name:'")
     try:
         find_task(value)
-    except RecipeError as error:
-        raise RecipeError(f"{document.where(('task', 'name'))}: {error}") from error
+    except (RecipeError, DependencyError) as error:
+        raise type(error)(f"{document.where(('task', 'name'))}: {error}") from error
     except msgspec.ValidationError as error:
-        raise _translated(document, ("task",), error) from error
+        from stackc.recipe.schema import task_types  # which loads all tasks, and imports this module
+
+        raise _translated(document, ("task",), error, task_types()[value["name"]]) from error
     return dict(value)
 
 
@@ -198,17 +200,22 @@ def _typed(document: Document, path: Path_, value: Any, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _translated(document, path, error) from error
+        raise _translated(document, path, error, kind) from error
 
 
-def _translated(document: Document, path: Path_, error: msgspec.ValidationError) -> RecipeError:
-    """msgspec's message with its own path joined to the recipe's."""
+def _translated(document: Document, path: Path_, error: msgspec.ValidationError, kind: Any) -> RecipeError:
+    """msgspec's message with its own path joined to the recipe's, and the nearest name if a key is unknown."""
     message, _, inner = str(error).partition(" - at `")
     for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", inner):
         path = (*path, name or int(index))
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
+    if unknown and not inner:
+        hint = nearest(unknown[1], [field.name for field in msgspec.structs.fields(kind)])
+        return RecipeError(f"{document.where((*path, unknown[1]))}: {path[-1]} has no field {unknown[1]!r}{hint}")
     message = message.replace("`", "'")
     value = _lookup(document.value, path)
-    got = f" (it is {value!r})" if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
+    shown = isinstance(value, int | float | str) and not isinstance(value, bool) and not message.startswith("Object ")
+    got = f" (it is {value!r})" if shown else ""
     return RecipeError(f"{document.where(path)}: {message[:1].lower()}{message[1:]}{got}")
 
 

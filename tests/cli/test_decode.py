@@ -24,8 +24,10 @@ def test_from_pretrained_opens_the_folder(stackc: Invoke, artifact: Path, tmp_pa
         tokenizer = AutoTokenizer.from_pretrained(folder)
     expected = library.load(artifact)
     inputs = tokenizer(["the film is very charming ."], return_tensors="pt")
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in model.state_dict().items())
     with torch.inference_mode():
-        assert torch.equal(model.eval()(**inputs).logits, expected(**inputs).logits)
+        # Not bit for bit: kernels differ with the alignment of the weights in memory.
+        torch.testing.assert_close(model.eval()(**inputs).logits, expected(**inputs).logits)
 
 
 def test_a_safetensors_file_holds_the_decoded_tensors(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:

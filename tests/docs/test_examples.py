@@ -43,7 +43,7 @@ def test_compress_module(run):
     size, before, same = re.match(r"([\d,]+) of ([\d,]+) bytes; ([\d.]+)% of the tags are the same", last).groups()
     assert 4 * int(size.replace(",", "")) < int(before.replace(",", ""))
     assert float(same) > 50
-    for stage in ("prune", "int", "ans", "zstd", "header and manifest"):
+    for stage in ("prune", "int", "ans", "zstd", "container"):
         assert stage in out
 
 

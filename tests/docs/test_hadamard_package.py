@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import stackc
+from stackc import registry
+from stackc.errors import StackcError
 from stackc.registry import find, names
+from stackc.testing import check_frozen, standard_planes, write_frozen
 from tests.docs.conftest import HADAMARD
 
 PAGE = (Path(__file__).parents[2] / "docs/write-a-transform.md").read_text(encoding="utf-8")
@@ -39,3 +45,43 @@ def test_all_tests_of_the_package_are_run_here():
 def test_the_entry_point_of_the_page_names_the_transform():
     assert "hadamard" in names()
     assert find("hadamard").stage.__name__ == "Hadamard"
+
+
+def _normalised(code):
+    """Lines without docstrings, blank lines and ``...``, so that the page can show methods without their documentation."""
+    code = re.sub(r'^ *"""(?:[^"]|"(?!""))*"""\n', "", code, flags=re.MULTILINE)
+    return [line for line in code.splitlines() if line.strip()]
+
+
+def _is_part_of(part, whole):
+    """Whether the lines of ``part`` stand in ``whole`` in this order, methods and class variables possibly left out."""
+    lines = iter(whole)
+    return all(any(line == candidate for candidate in lines) for line in part)
+
+
+@pytest.mark.parametrize("file", ["stackc_hadamard.py", "test_stackc_hadamard.py", "pyproject.toml"])
+def test_the_code_of_the_page_is_the_code_of_the_package(file):
+    language = "toml" if file.endswith(".toml") else "python"
+    blocks = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    whole = _normalised((HADAMARD / file).read_text(encoding="utf-8"))
+    wanted = [block for block in blocks if ("def test_" in block) == file.startswith("test_") and "write_frozen" not in block]
+    assert wanted
+    for block in wanted:
+        assert _is_part_of(_normalised(block), whole), block
+
+
+def test_a_file_without_the_package_names_what_is_missing(tmp_path, monkeypatch):
+    path = tmp_path / "model.stackc"
+    stages = [{"use": "hadamard", "size": 8, "on": "weight"}]
+    stackc.compress(torch.nn.Linear(16, 4), {"stages": stages}, path)[0].close()
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(HADAMARD) and "site-packages0" not in entry])
+    registry._points.cache_clear()
+    registry.find.cache_clear()
+    with stackc.open(path) as artifact, pytest.raises(StackcError, match="hadamard@1"):
+        artifact["weight"]
+
+
+def test_the_frozen_fixture_of_the_page(tmp_path):
+    stage = find("hadamard").stage(size=8)
+    write_frozen(stage, standard_planes()["matrix"], tmp_path / "hadamard-8")
+    check_frozen(tmp_path / "hadamard-8")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stackc.transforms._frequency_table import _log2, frequencies, nearest_levels, read_table, write_table
 
 from stackc.errors import ArtifactError, TensorError
 from stackc.registry import find
@@ -17,6 +16,7 @@ from stackc.spec import PlaneSpec
 from stackc.testing.packers import skewed_planes
 from stackc.testing.planes import bell, random_integers, random_words, same_bits
 from stackc.testing.strategies import plane_specs, planes
+from stackc.transforms._frequency_table import _log2, frequencies, nearest_levels, read_table, write_table
 
 ans = find("ans").stage()
 raw = find("raw").stage()

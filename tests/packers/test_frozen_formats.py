@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import second_decoder
-from write_fixtures import FOLDER, fixture_planes
 
 from stackc.planes import from_bytes
 from stackc.testing import check_frozen
 from stackc.testing.frozen import Fixture
 from stackc.testing.planes import same_bits
+from tests.packers import packer_decoder
+from tests.packers.write_fixtures import FOLDER, fixture_planes
 
 FIXTURES = sorted(path.parent for path in FOLDER.glob("*/*/fixture.json"))
 PLANES = fixture_planes()
@@ -38,18 +38,18 @@ def test_todays_packer_decodes_the_frozen_file(folder):
 
 
 @pytest.mark.parametrize("folder", FIXTURES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_the_second_decoder_reads_the_frozen_file(folder):
+def test_the_packer_decoder_reads_the_frozen_file(folder):
     fixture = fixture_of(folder)
     spec, data = fixture.spec, (folder / "packed.bin").read_bytes()
     if spec.lo is None:
         content = (
-            second_decoder.zstd_content(data, spec.nbytes, spec.item_bytes, spec.numel)[1]
+            packer_decoder.zstd_content(data, spec.nbytes, spec.item_bytes, spec.numel)[1]
             if fixture.name == "zstd"
             else data
         )
         assert content == (folder / "decoded.bin").read_bytes()
         return
-    decode = getattr(second_decoder, f"{fixture.name}_integers")
+    decode = getattr(packer_decoder, f"{fixture.name}_integers")
     assert decode(data, spec.numel, spec.lo, spec.hi) == PLANES[folder.name].x.reshape(-1).long().tolist()
 
 

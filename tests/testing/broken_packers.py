@@ -6,13 +6,12 @@ import itertools
 import warnings
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from sample_packers import Counted
-
 from stackc.errors import ArtifactError
 from stackc.lazy import numpy, torch
 from stackc.packer import Packer
 from stackc.planes import from_bytes, to_bytes
 from stackc.spec import PlaneSpec
+from tests.testing.sample_packers import Counted
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,12 +7,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from sample_transforms import Absmax, KeepRows, Negate
-
 from stackc.errors import SpecError, TensorError
 from stackc.lazy import torch
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted
+from tests.testing.sample_transforms import Absmax, KeepRows, Negate
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from sample_packers import Counted
-from sample_transforms import Negate
+
+from tests.testing.sample_packers import Counted
+from tests.testing.sample_transforms import Negate
 
 NEGATIVE_ONE = torch.tensor(-1.0)
 

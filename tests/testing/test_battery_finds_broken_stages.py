@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import threading
 
-import broken_packers
-import broken_transforms
 import pytest
 import torch
-from heavy_stages import HeavyCounted, HeavyNegate
-from sample_packers import Counted
-from sample_transforms import Absmax
 
 from stackc.errors import ArtifactError
 from stackc.lazy import numpy
@@ -18,6 +13,10 @@ from stackc.spec import PlaneSpec
 from stackc.testing import Plane, packer_checks, transform_checks
 from stackc.testing.check import Check
 from stackc.testing.damage import Guard, damaged
+from tests.testing import broken_packers, broken_transforms
+from tests.testing.heavy_stages import HeavyCounted, HeavyNegate
+from tests.testing.sample_packers import Counted
+from tests.testing.sample_transforms import Absmax
 
 
 def named(checks: list[Check], name: str) -> Check:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sample_packers import Counted
 
 from stackc.testing import packer_checks
+from tests.testing.sample_packers import Counted
 
 
 @pytest.mark.parametrize("check", packer_checks(Counted()), ids=str)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sample_transforms import Absmax, KeepRows, Negate
 
 from stackc.testing import transform_checks
+from tests.testing.sample_transforms import Absmax, KeepRows, Negate
 
 
 def in_process(checks):

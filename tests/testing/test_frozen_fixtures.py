@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sample_packers import Counted
-from sample_transforms import Absmax, KeepRows
 
 from stackc.errors import DependencyError, OutputError
 from stackc.spec import PlaneSpec
 from stackc.testing import check_frozen, standard_planes, write_frozen
+from tests.testing.sample_packers import Counted
+from tests.testing.sample_transforms import Absmax, KeepRows
 
 MATRIX = standard_planes()["matrix"]
 

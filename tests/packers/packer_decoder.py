@@ -1,4 +1,4 @@
-"""A second decoder of the packers' formats, written from docs/format-packers.md alone and without stackc, numpy or torch.
+"""A second decoder of the packers' formats, from their description alone and without stackc, numpy or torch.
 
 Each function gives the elements of a plane: integers, or bytes of a real or unbounded plane. It trusts its input; slow.
 """
