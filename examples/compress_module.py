@@ -1,6 +1,6 @@
 """Compress a module of your own, and put the decoded weights back into a new one.
 
-    python examples/compress_module.py
+python examples/compress_module.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Read one tensor of a file, and say how it is stored; the other tensors are not read.
 
-    python examples/read_one_tensor.py FILE [TENSOR]
+python examples/read_one_tensor.py FILE [TENSOR]
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def main(path: str, name: str | None = None) -> None:
     console = Console(highlight=False, soft_wrap=True)
     with stackc.open(path) as artifact:
         if name is None:
-            for tensor, spec in artifact.specs.items():
-                console.print(f"{tensor}: {spec}", markup=False)
+            for known, spec in artifact.specs.items():
+                console.print(f"{known}: {spec}", markup=False)
             return
         tensor = artifact[name]
         planes = artifact.planes(name)

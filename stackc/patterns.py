@@ -22,7 +22,8 @@ def expand_braces(pattern: str) -> list[str]:
     if match is None:
         return [pattern]
     before, after = pattern[: match.start()], pattern[match.end() :]
-    return [full for part in match[1].split(",") for full in expand_braces(before + part + after)]
+    alternatives = [full for part in match[1].split(",") for full in expand_braces(before + part + after)]
+    return list(dict.fromkeys(alternatives))
 
 
 @functools.lru_cache(maxsize=1024)

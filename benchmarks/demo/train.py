@@ -563,9 +563,10 @@ PyTorch {torch.__version__.split("+")[0]}, Python {platform.python_version()}, {
 
 ## Limits
 
-A demo and a yardstick, not a product: English sentences about films, two classes, no neutral class. One seed. A linear
-model with the teacher's labels stands in the table because it is the opponent at equal bytes. Positions beyond
-{MAX_LENGTH} tokens were not trained. Opinions in reviews carry the biases of their authors.
+A demo and a yardstick, not a product: English sentences about films, two classes, no neutral class, one seed. The linear
+model with the same labels stands in the table because it is the opponent at equal bytes: compare with it before calling
+a compressed version of this model useful. Positions beyond {MAX_LENGTH} tokens keep the teacher's projected embeddings
+and were not trained. Opinions in reviews carry the biases of their authors.
 """
 
 

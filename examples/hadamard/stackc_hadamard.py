@@ -64,7 +64,7 @@ class Hadamard(Transform, frozen=True):
         if not spec.is_real:
             raise SpecError(f"hadamard takes real planes, this one is {spec}; put it before int")
         if not spec.shape or spec.shape[-1] % self.size:
-            raise SpecError(f"hadamard with size {self.size} takes planes whose last axis it divides, this one is {spec}")
+            raise SpecError(f"hadamard takes planes whose last axis {self.size} divides, this one is {spec}")
         return {"rotated": PlaneSpec(spec.shape, "float64" if spec.dtype == "float64" else "float32")}
 
     def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
@@ -112,8 +112,9 @@ def _rotate(x: Tensor, size: int) -> Tensor:
     blocks = x.reshape(*x.shape[:-1], x.shape[-1] // size, size)
     half = 1
     while half < size:
-        pairs = blocks.unflatten(-1, (size // (2 * half), 2, half))
-        first, second = pairs.unbind(-2)
-        blocks = torch.stack([first + second, first - second], dim=-2).flatten(-3)
+        pairs = blocks.reshape(*blocks.shape[:-1], size // (2 * half), 2, half)
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        blocks = torch.stack([first + second, first - second], dim=-2).reshape(blocks.shape)
         half *= 2
-    return (blocks * size**-0.5).reshape(x.shape)
+    rotated: Tensor = (blocks * size**-0.5).reshape(x.shape)
+    return rotated

@@ -22,7 +22,9 @@ LARGEST_MANIFEST = 64 << 20
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 REAL = ("float32", "float16", "bfloat16", "float64")
 ITEM_BYTES = dict(zip(DTYPES, (4, 2, 2, 8, 8, 4, 2, 1, 1, 1), strict=True))
-LARGEST = {"bfloat16": 2.0**127 * (2 - 2**-7)} | {name: float(np.finfo(name).max) for name in REAL if name != "bfloat16"}
+LARGEST = {"bfloat16": 2.0**127 * (2 - 2**-7)} | {
+    name: float(np.finfo(name).max) for name in REAL if name != "bfloat16"
+}
 
 
 class Refused(Exception):
@@ -73,6 +75,7 @@ class SecondDecoder:
         self.names: dict[str, int] = {**{name: number for number, name in enumerate(first_names)}, **ties}
         need(len(self.names) == len(first_names) + len(ties), "names")
         self.payload = data[20 + compressed :]
+        need(not any(set(name) & set("/\\\0") or name in ("", ".", "..") for name in self.bundle), "bundled name")
         lengths = [length for entry in self.tensors for length in entry[3]]
         lengths += [packed for packed, _ in self.bundle.values()]
         need(min(lengths, default=0) >= 0 and sum(lengths) == len(self.payload), "file size")
@@ -106,7 +109,7 @@ class SecondDecoder:
 
 
 def decode(node: list[Any], spec: Spec, next_bytes: Callable[[], bytes], depth: int) -> np.ndarray:
-    need(depth <= 32, "depth")
+    need(depth < 32, "depth")
     name, version, config, *rest = node
     if not rest:
         need((name, version) in PACKERS, f"packer {name}@{version}")
@@ -191,8 +194,10 @@ def plan_seed(spec: Spec, rank: int, variance: None, center: bool) -> list[Spec]
 
 
 def rebuild_seed(planes: list[np.ndarray], spec: Spec, center: bool, **_: Any) -> np.ndarray:
-    product = planes[-1] @ planes[-2]
-    return limit(product + planes[0] if center else product, spec.dtype).reshape(spec.shape)
+    rows = planes[-1] @ planes[-2]
+    if center:
+        rows = rows + planes[0]
+    return (rows if spec.dtype == spec.wide else limit(rows, spec.dtype)).reshape(spec.shape)
 
 
 def blocks(spec: Spec, granularity: str, group_size: int | None) -> tuple[tuple[int, ...], int, int, int]:
@@ -363,7 +368,7 @@ def read_table(data: bytes, alphabet: int) -> tuple[list[int], list[int], int]:
 
 
 def read_stack(stack: bytes, symbols: list[int], frequencies: list[int], count: int) -> list[int]:
-    need(stack[-1:] != b"\0", "last byte of the ANS stack")
+    need(len(stack) > 0 and stack[-1] != 0, "last byte of the ANS stack")
     words = np.frombuffer(stack + b"\0" * (-len(stack) % 4), "<u4").tolist()
     n = len(symbols)
     before = np.cumsum([0, *frequencies])

@@ -51,7 +51,9 @@ def test_compare_stacks(run, tmp_path):
     folder = tiny_classifier(tmp_path / "model")
     out = run("compare_stacks.py", folder)
     stacks = runpy.run_path(str(EXAMPLES / "compare_stacks.py"))["STACKS"]
-    rows = {name: re.search(rf"{re.escape(name)} +│ +([\d,]+) +│ +([\d.]+) +│ +[\d.]+ +│ +([\d.]+)", out) for name in stacks}
+    rows = {
+        name: re.search(rf"{re.escape(name)} +│ +([\d,]+) +│ +([\d.]+) +│ +[\d.]+ +│ +([\d.]+)", out) for name in stacks
+    }
     assert all(rows.values())
     assert float(rows["lossless"][3]) == 0
     assert float(rows["int8"][3]) < float(rows["int4 in groups"][3]) < 1

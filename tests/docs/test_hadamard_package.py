@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import re
 import sys
@@ -64,7 +65,9 @@ def test_the_code_of_the_page_is_the_code_of_the_package(file):
     language = "toml" if file.endswith(".toml") else "python"
     blocks = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
     whole = _normalised((HADAMARD / file).read_text(encoding="utf-8"))
-    wanted = [block for block in blocks if ("def test_" in block) == file.startswith("test_") and "write_frozen" not in block]
+    wanted = [
+        block for block in blocks if ("def test_" in block) == file.startswith("test_") and "write_frozen" not in block
+    ]
     assert wanted
     for block in wanted:
         assert _is_part_of(_normalised(block), whole), block
@@ -74,7 +77,9 @@ def test_a_file_without_the_package_names_what_is_missing(tmp_path, monkeypatch)
     path = tmp_path / "model.stackc"
     stages = [{"use": "hadamard", "size": 8, "on": "weight"}]
     stackc.compress(torch.nn.Linear(16, 4), {"stages": stages}, path)[0].close()
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(HADAMARD) and "site-packages0" not in entry])
+    monkeypatch.setattr(
+        sys, "path", [entry for entry in sys.path if entry != str(HADAMARD) and "site-packages0" not in entry]
+    )
     registry._points.cache_clear()
     registry.find.cache_clear()
     with stackc.open(path) as artifact, pytest.raises(StackcError, match="hadamard@1"):
@@ -85,3 +90,9 @@ def test_the_frozen_fixture_of_the_page(tmp_path):
     stage = find("hadamard").stage(size=8)
     write_frozen(stage, standard_planes()["matrix"], tmp_path / "hadamard-8")
     check_frozen(tmp_path / "hadamard-8")
+
+
+def test_the_example_of_the_docstring():
+    result = doctest.testmod(sys.modules["stackc_hadamard"])
+    assert result.attempted
+    assert not result.failed

@@ -44,12 +44,16 @@ def test_the_arithmetic_of_the_page():
     low, high = statistics.wilson_interval(1200, 1500)
     assert 0.018 < 0.8 - low < 0.022
     assert 0.018 < high - 0.8 < 0.022
-    assert 0.97 * 80 == pytest.approx(77.6)
+    assert pytest.approx(77.6) == 97 * 80 / 100
     assert statistics.skill_retention(0.776, 0.8, 0.5) == pytest.approx(0.92)
 
 
 def test_the_verdicts_of_the_page():
     from stackc.statistics import Interval, verdict
 
-    for said in (verdict(Interval(0.9, 0.95), 0.01), verdict(Interval(1.05, 1.1), 0.01), verdict(Interval(0.9, 0.95), 0.06)):
+    for said in (
+        verdict(Interval(0.9, 0.95), 0.01),
+        verdict(Interval(1.05, 1.1), 0.01),
+        verdict(Interval(0.9, 0.95), 0.06),
+    ):
         assert f'"{said}"' in PAGE

@@ -34,7 +34,9 @@ def test_python_api(tmp_path, monkeypatch):
 
 
 def test_python_api_lists_every_error():
-    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.StackcError)}
+    kinds = {
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.StackcError)
+    }
     assert set(re.findall(r"^\| `(\w+Error)` \|", page("docs/python-api.md"), re.MULTILINE)) == kinds - {"StackcError"}
 
 
@@ -72,5 +74,24 @@ def test_links(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_files_that_pages_mention_are_there(path):
-    for name in re.findall(r"`((?:docs|tests|examples|benchmarks|recipes|stackc|transforms)/[\w./+-]*)`", path.read_text()):
+    for name in re.findall(
+        r"`((?:docs|tests|examples|benchmarks|recipes|stackc|transforms)/[\w./+-]*)`", path.read_text()
+    ):
         assert (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+def test_commands_and_options_of_the_pages_exist():
+    from stackc.cli.app import app
+
+    commands = {command.name for command in app.registered_commands}
+    sources = "".join(path.read_text(encoding="utf-8") for path in (Path(stackc.__file__).parent / "cli").glob("*.py"))
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        blocks = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
+        lines = re.findall(r"`(stackc [^`\n]+)`", text) + re.findall(r"^ *(stackc .+)$", blocks, re.MULTILINE)
+        for line in lines:
+            command = line.split()[1]
+            assert command in commands or command.startswith("-"), f"{path.name}: {line}"
+            for option in re.findall(r" --([a-z][\w-]*)", line):
+                known = f'"--{option}"' in sources or re.search(rf"\b{option.replace('-', '_')}: ", sources)
+                assert known or option == "help", f"{path.name}: {line}"

@@ -53,7 +53,6 @@ def examples(page: str) -> list[tuple[str, str, str]]:
         if match["kind"] == "yaml":
             recipe = match["body"]
         else:
-            # The first listing is of the stages of the whole recipe; all others of the one just above.
             found.append((match["role"], recipe, match["body"]))
     return found
 
