@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from stackc.api import open as open  # noqa: A004 - the name zarr, gzip and PIL use
     from stackc.artifact.reader import Artifact as Artifact
     from stackc.report import Report as Report
-    from stackc.run import run as run
+    from stackc.runner import run as run
 
 __all__ = ["Artifact", "Report", "compress", "load", "open", "run"]
 
+#: No module of the package may be called like one of these: importing it would put it in the place of the name.
 _HOMES = {
     "Artifact": "stackc.artifact.reader",
     "Report": "stackc.report",
     "compress": "stackc.api",
     "load": "stackc.api",
     "open": "stackc.api",
-    "run": "stackc.run",
+    "run": "stackc.runner",
 }
 
 

@@ -1,4 +1,4 @@
-"""Tensors to little-endian bytes and back, for packers."""
+"""Planes to little-endian bytes and back for packers, and to their dtype for transforms."""
 
 from __future__ import annotations
 
@@ -30,6 +30,26 @@ def to_bytes(x: Tensor) -> bytes:
     if sys.byteorder == "big":
         array = array.reshape(-1, x.element_size())[:, ::-1]
     return array.tobytes()
+
+
+def limited(x: Tensor, dtype: str) -> Tensor:
+    """Convert a real plane; finite numbers that the dtype cannot hold become the largest that it can.
+
+    An approximation may overshoot: a code may stand for a step more than the largest value. Differentiable.
+
+    Examples
+    --------
+    >>> import torch
+    >>> limited(torch.tensor([1.5, -70000.0]), "float16")
+    tensor([     1.5000, -65504.0000], dtype=torch.float16)
+    """
+    target = getattr(torch, dtype)
+    if x.numel():
+        largest = min(torch.finfo(target).max, torch.finfo(x.dtype).max)
+        least, most = torch.aminmax(x.detach())
+        if not -largest <= float(least) <= float(most) <= largest:
+            x = x.clamp(-largest, largest)
+    return x.to(target)
 
 
 def from_bytes(data: bytes | memoryview, spec: PlaneSpec) -> Tensor:

@@ -28,6 +28,9 @@ ITEM_BYTES = {
     "bool": 1,
 }
 
+#: A plane has at most so many axes, as arrays of numpy do.
+MAX_AXES = 64
+
 _REAL = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
@@ -46,7 +49,7 @@ class PlaneSpec(msgspec.Struct, frozen=True):
     Raises
     ------
     SpecError
-        If the dtype is unknown, a length is negative, or the bounds do not fit the dtype.
+        If the dtype is unknown, there are too many axes, a length is negative, or the bounds do not fit the dtype.
 
     Examples
     --------
@@ -63,6 +66,8 @@ class PlaneSpec(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.dtype not in ITEM_BYTES:
             raise SpecError(f"dtype {self.dtype!r} is not supported; supported are {', '.join(ITEM_BYTES)}")
+        if len(self.shape) > MAX_AXES:
+            raise SpecError(f"a plane of {len(self.shape)} axes is not supported; {MAX_AXES} or fewer fit")
         if any(length < 0 for length in self.shape):
             raise SpecError(f"shape {self.shape} has a negative length")
         if (self.lo is None) != (self.hi is None):

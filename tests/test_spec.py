@@ -45,6 +45,7 @@ def test_bits_at_fixed_width(spec: PlaneSpec, bits: int) -> None:
     [
         (((1,), "float8"), "dtype 'float8' is not supported; supported are float64"),
         (((2, -1), "int8"), r"shape \(2, -1\) has a negative length"),
+        (((1,) * 65, "int8"), "a plane of 65 axes is not supported; 64 or fewer fit"),
         (((1,), "int8", 0), "give lo and hi together"),
         (((1,), "int8", None, 1), "give lo and hi together"),
         (((1,), "float32", 0, 1), "bounds are for integer planes, not for float32"),

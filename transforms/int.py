@@ -11,6 +11,7 @@ import msgspec
 from stackc.errors import SpecError, TensorError
 from stackc.lazy import torch
 from stackc.parallel import one_thread_per_operation
+from stackc.planes import limited
 from stackc.registry import Preset
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, require_finite
@@ -175,12 +176,7 @@ class Int(Transform, frozen=True):
         elif not self.symmetric:
             values = values - _spread(planes["zero_point"].to(scale.dtype), blocks)
         values = values * _spread(scale, blocks)
-        dtype = getattr(torch, spec.dtype)
-        if dtype != values.dtype or self._is_extreme(scale):
-            # a code may stand for up to one step more than the largest value, which the dtype may not hold
-            limits = torch.finfo(dtype)
-            values = values.clamp(limits.min, limits.max)
-        return values.reshape(spec.shape).to(dtype)
+        return limited(values.reshape(spec.shape), spec.dtype)
 
     def error_bound(self, x: Tensor) -> float:
         """Half a step for every value, or what clipping cuts off if that is more, plus rounding in decode."""
@@ -225,10 +221,6 @@ class Int(Transform, frozen=True):
     @property
     def _is_sign(self) -> bool:
         return self.bits == 1 and self.symmetric
-
-    def _is_extreme(self, scale: Tensor) -> bool:
-        """Whether a code times a scale may overflow the dtype of the scale."""
-        return bool(scale.numel()) and float(scale.detach().amax()) > torch.finfo(scale.dtype).max / 512
 
     def _blocks(self, shape: tuple[int, ...]) -> Blocks:
         *rows, width = shape or (1,)

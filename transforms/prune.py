@@ -11,6 +11,7 @@ import msgspec
 from stackc.errors import ArtifactError, SpecError, TensorError
 from stackc.lazy import torch
 from stackc.parallel import one_thread_per_operation
+from stackc.planes import limited
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
 
@@ -154,15 +155,14 @@ class Prune(Transform, frozen=True):
         ArtifactError
             If the mask does not mark as many places as there are values.
         """
-        mask, dtype = planes["mask"], getattr(torch, spec.dtype)
-        values = planes["values"].to(dtype)
+        mask, values = planes["mask"], limited(planes["values"], spec.dtype)
         axis = 0 if self.sparsity is not None else self._axis
         marked, stored = int(mask.sum()), values.shape[axis]
         if marked != stored:
             raise ArtifactError(f"the mask of a pruned plane marks {marked} places, but {stored} are stored")
         if self.sparsity is not None:
             return values.new_zeros(spec.shape).masked_scatter(mask, values)
-        candidates = torch.cat([values, planes["fallback"].to(dtype)], dim=axis)
+        candidates = torch.cat([values, limited(planes["fallback"], spec.dtype)], dim=axis)
         # the fallback is the last candidate, and every dropped position refers to it
         source = torch.where(mask, mask.cumsum(0) - 1, stored)
         return candidates.index_select(axis, source)

@@ -11,6 +11,7 @@ import msgspec
 from stackc.errors import SpecError, TensorError
 from stackc.lazy import torch
 from stackc.parallel import one_thread_per_operation
+from stackc.planes import limited
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
 
@@ -148,12 +149,7 @@ class Seed(Transform, frozen=True):
         rows = planes["scores"] @ planes["basis"]
         if self.center:
             rows = planes["mean"] + rows
-        dtype = getattr(torch, spec.dtype)
-        if dtype != rows.dtype:
-            # an approximation may overshoot the largest value, which a narrow dtype may not hold
-            limits = torch.finfo(dtype)
-            rows = rows.clamp(limits.min, limits.max)
-        return rows.reshape(spec.shape).to(dtype)
+        return limited(rows.reshape(spec.shape), spec.dtype)
 
     def error_bound(self, x: Tensor) -> float:
         """Root of the discarded variances, plus rounding of the planes and of the product in decode."""

@@ -55,7 +55,7 @@ def compare(a: Result, b: Result, as_json: JsonOption = False) -> None:
 
 def _side(path: Path) -> Side:
     from stackc.errors import StackcError
-    from stackc.run import ARTIFACT_NAME, REPORT_NAME
+    from stackc.runner import ARTIFACT_NAME, REPORT_NAME
 
     if path.is_dir():
         for name, read in ((REPORT_NAME, _from_report), (ARTIFACT_NAME, _from_artifact)):

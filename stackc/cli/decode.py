@@ -131,7 +131,7 @@ def _write_folder(
     target: Path, config: Mapping[str, Any] | None, state: Mapping[str, Tensor], files: Mapping[str, bytes | Path]
 ) -> None:
     from stackc.reference import save_folder
-    from stackc.run import replacing_folder
+    from stackc.runner import replacing_folder
 
     with replacing_folder(target) as temporary:
         temporary.rmdir()  # save_folder makes its folder itself

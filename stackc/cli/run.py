@@ -9,7 +9,7 @@ import typer
 from stackc.cli.options import JsonOption, ModelOption, RecipeArgument, SetOption, TaskOption, open_recipe
 
 if TYPE_CHECKING:
-    from stackc.run import Run
+    from stackc.runner import Run
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
 ) -> None:
     """Compress a model with a recipe; write the file, a report and a lock."""
     from stackc.cli.progress import showing_progress
-    from stackc.run import run as run_recipe
+    from stackc.runner import run as run_recipe
 
     parsed = open_recipe(recipe, task, assignments)
     with showing_progress(quiet=quiet) as progress:
@@ -53,7 +53,7 @@ def run(
 
 def _show(finished: Run) -> None:
     from stackc.cli.terminal import output, say
-    from stackc.run import LOCK_NAME, REPORT_NAME
+    from stackc.runner import LOCK_NAME, REPORT_NAME
     from stackc.table import byte_table, stage_table, summary_lines
 
     console = output()

@@ -206,7 +206,8 @@ def _typed(document: Document, path: Path_, value: Any, kind: Any) -> Any:
 def _translated(document: Document, path: Path_, error: msgspec.ValidationError, kind: Any) -> RecipeError:
     """msgspec's message with its own path joined to the recipe's, and the nearest name if a key is unknown."""
     message, _, inner = str(error).partition(" - at `")
-    for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", inner):
+    # "[...]" stands for some value of a mapping, without its key.
+    for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", inner.partition("[...]")[0]):
         path = (*path, name or int(index))
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
     if unknown and not inner:

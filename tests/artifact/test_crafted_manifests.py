@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import torch
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackc.accounting import byte_rows
@@ -127,14 +127,14 @@ CONTENT: dict[str, Change] = {
     "shape shrunk": put(TENSORS, BRAIN, 2, [2]),
     "shape empty": put(TENSORS, BRAIN, 2, [0]),
     "shape without axes": put(TENSORS, BRAIN, 2, []),
-    "shape of many axes": put(TENSORS, BRAIN, 2, [3] + [1] * 5000),
+    "shape of many axes": put(TENSORS, BRAIN, 2, [3] + [1] * 64),
+    "shape of many axes, and huge": put(TENSORS, BRAIN, 2, [1 << 20] * 1000),
     "shape empty and huge": put(TENSORS, number_of("empty"), 2, [0, (1 << 63) - 1, 5]),
     "shape empty and more than huge": put(TENSORS, number_of("empty"), 2, [0, (1 << 64) - 1]),
     "rows grown": put(TENSORS, EMBEDDINGS, 2, [13, 4]),
     "rows shrunk": put(TENSORS, EMBEDDINGS, 2, [11, 4]),
     "columns grown": put(TENSORS, EMBEDDINGS, 2, [12, 5]),
     "columns shrunk": put(TENSORS, EMBEDDINGS, 2, [12, 3]),
-    "axis too many": put(TENSORS, EMBEDDINGS, 2, [12, 2, 2]),
     "axis too few": put(TENSORS, EMBEDDINGS, 2, [48]),
     "dtype wider": put(TENSORS, BRAIN, 1, 0),
     "dtype an integer": put(TENSORS, EMBEDDINGS, 1, 4),
@@ -148,7 +148,9 @@ CONTENT: dict[str, Change] = {
     "stack too deep": lambda manifest: put(STACKS, manifest[TENSORS][BRAIN][0], nested(40))(manifest),
     "transform twice": lambda manifest: put(STACKS, manifest[TENSORS][BRAIN][0], nested(2))(manifest),
     "plane without stack": lambda manifest: put(STACKS, manifest[TENSORS][EMBEDDINGS][0], 3, 0, None)(manifest),
-    "planes exchanged": lambda manifest: manifest[STACKS][manifest[TENSORS][EMBEDDINGS][0]][3].reverse(),
+    "planes exchanged": lambda manifest: manifest[STACKS][manifest[TENSORS][EMBEDDINGS][0]][3].insert(
+        0, manifest[STACKS][manifest[TENSORS][EMBEDDINGS][0]][3].pop(1)
+    ),
     "rank": lambda manifest: put(STACKS, manifest[TENSORS][EMBEDDINGS][0], 3, 1, 2, "rank", 3)(manifest),
     "rank huge": lambda manifest: put(STACKS, manifest[TENSORS][EMBEDDINGS][0], 3, 1, 2, "rank", 1 << 40)(manifest),
     "rows kept": lambda manifest: put(STACKS, manifest[TENSORS][EMBEDDINGS][0], 2, "rows", 0.25)(manifest),
@@ -186,7 +188,12 @@ def test_manifests_that_contradict_the_planes(small: Path, tmp_path, case: str) 
 )
 def test_stages_that_are_not_installed_are_named(small: Path, tmp_path, stack: list[Any]) -> None:
     path = tmp_path / "a.stackc"
-    path.write_bytes(rewritten(small.read_bytes(), tmp_path, lambda m: put(STACKS, m[TENSORS][BRAIN][0], stack)(m)))
+
+    def change(manifest: list[Any]) -> None:
+        manifest[TENSORS][BRAIN][0] = len(manifest[STACKS])
+        manifest[STACKS].append(stack)
+
+    path.write_bytes(rewritten(small.read_bytes(), tmp_path, change))
     with Artifact(path) as artifact:
         assert artifact["step"] == 7
         with pytest.raises(DependencyError, match=f"the file needs .*{stack[0]}@{stack[1]}"):
@@ -195,7 +202,7 @@ def test_stages_that_are_not_installed_are_named(small: Path, tmp_path, stack: l
             byte_rows(artifact)
 
 
-@pytest.mark.parametrize("shape", [[1 << 40], [1 << 32, 1 << 32], [(1 << 64) - 1] * 8, [1 << 20] * 1000])
+@pytest.mark.parametrize("shape", [[1 << 40], [1 << 32, 1 << 32], [(1 << 64) - 1] * 64])
 def test_huge_shapes_are_refused_at_once(small: Path, tmp_path, shape: list[int]) -> None:
     path = tmp_path / "a.stackc"
     path.write_bytes(rewritten(small.read_bytes(), tmp_path, put(TENSORS, BRAIN, 2, shape)))
@@ -311,6 +318,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, item in inner for place in places(item, (*path, key)))]
 
 
+@settings(max_examples=300)
 @given(data=st.data())
 def test_anything_anywhere_is_refused_or_changes_no_shape(small: Path, tmp_path_factory, data: st.DataObject) -> None:
     folder = tmp_path_factory.getbasetemp()

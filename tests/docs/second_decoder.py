@@ -177,10 +177,10 @@ def rebuild_prune(planes: list[np.ndarray], spec: Spec, sparsity: Any, rows: Any
         out[mask] = values
         return out
     if rows is not None:
-        out[...] = convert(planes[2], spec.dtype)
+        out[...] = limit(planes[2], spec.dtype)
         out[mask] = values
     else:
-        out[...] = convert(planes[2], spec.dtype)
+        out[...] = limit(planes[2], spec.dtype)
         out[..., mask] = values
     return out
 
@@ -197,7 +197,7 @@ def rebuild_seed(planes: list[np.ndarray], spec: Spec, center: bool, **_: Any) -
     rows = planes[-1] @ planes[-2]
     if center:
         rows = rows + planes[0]
-    return (rows if spec.dtype == spec.wide else limit(rows, spec.dtype)).reshape(spec.shape)
+    return limit(rows, spec.dtype).reshape(spec.shape)
 
 
 def blocks(spec: Spec, granularity: str, group_size: int | None) -> tuple[tuple[int, ...], int, int, int]:

@@ -72,7 +72,7 @@ def parts(data: bytes, folder: Path) -> tuple[list[Any], bytes]:
 
 def rebuild(manifest: Any, payload: bytes, *, checksums: bool = True) -> bytes:
     """A file with this manifest and payload whose checksums match."""
-    if checksums:
+    if checksums and isinstance(manifest, list) and len(manifest) > 7:
         blocks = BlockChecksums()
         blocks.update(payload)
         manifest = [*manifest[:7], blocks.digest(), *manifest[8:]]

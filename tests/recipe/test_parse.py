@@ -203,6 +203,10 @@ def test_descriptions_hold_what_differs_from_the_defaults() -> None:
             "lock.choises (line 1 of r.yaml): lock has no field 'choises', did you mean 'choices'?",
         ),
         (
+            "lock:\n  reference: a\n  stages: [raw@1]\n  settings: b\n  versions: {a: 1}\nstages: [raw]",
+            "lock.versions (line 5 of r.yaml): expected 'str', got 'int'",
+        ),
+        (
             "lock: {stages: [raw@1]}\nstages: [raw]",
             "lock (line 1 of r.yaml): object missing required field 'versions'",
         ),
