@@ -17,7 +17,7 @@ from stackc.accounting import byte_rows
 from stackc.artifact.reader import Artifact
 from stackc.artifact.writer import ArtifactWriter, temporary_name, writing
 from stackc.encode import EncodedTensor, encode_tensor
-from stackc.errors import ModelError, PlanError, TensorError
+from stackc.errors import DataError, ModelError, PlanError, TensorError
 from stackc.judge import Judge, prepare_judge
 from stackc.measure import decode_and_compare
 from stackc.meter import MemoryMeter
@@ -224,7 +224,10 @@ def _stage_weights(plan: Plan, task: Task, reference: Reference) -> list[Tensor 
             )
         key = (source, counts.pop())
         if key not in loaded:
-            loaded[key] = row_weights(source, rows=key[1], task=task, tokenizer=reference.tokenizer())
+            try:
+                loaded[key] = row_weights(source, rows=key[1], task=task, tokenizer=reference.tokenizer())
+            except DataError as error:
+                raise DataError(f"stages[{index}] ({stage.stage.use}): {error}") from error
         expected = plan.recipe.lock.weights.get(str(index)) if plan.recipe.lock else None
         if expected and fingerprint(loaded[key]) != expected:
             raise PlanError(
@@ -239,7 +242,7 @@ def _encode_model(
 ) -> _Encoded:
     """Stream all tensors through all stages; write one file per path, the last being the result."""
     first = len(plan.stages) - len(paths)
-    lossless: Packer = find("zstd").stage(level=3)  # type: ignore[assignment]
+    lossless: Packer = find("zstd").stage(level=1)  # type: ignore[assignment]
     files = _tokenizer_contents(reference)
     seconds = [0.0] * len(plan.stages)
     entropy: dict[tuple[str, str], float] = {}

@@ -73,7 +73,9 @@ def test_the_report_of_a_run(tmp_path) -> None:
     assert report.model.bytes == sum(x.numel() * x.element_size() for x in state.values())
     assert report.model.parameters == sum(x.numel() for x in state.values())
     assert report.model.tensors == len(state)
-    assert report.model.fp16_bytes == sum(2 * x.numel() if x.is_floating_point() else 8 * x.numel() for x in state.values())
+    assert report.model.fp16_bytes == sum(
+        2 * x.numel() if x.is_floating_point() else 8 * x.numel() for x in state.values()
+    )
     assert report.file.ratio == pytest.approx(report.model.bytes / report.file.bytes)
     assert report.file.ratio_to_fp16 == pytest.approx(report.model.fp16_bytes / report.file.bytes)
     assert report.file.ratio_to_lossless == pytest.approx(report.model.lossless_bytes / report.file.bytes)
@@ -270,8 +272,16 @@ def test_row_weights_from_a_file_change_what_is_kept_and_are_locked(tmp_path) ->
 @pytest.mark.parametrize(
     ("stage", "error", "message"),
     [
-        ({"use": "prune", "on": "*s.weight", "rows": 0.5}, DataError, "40 rows need 40 numbers in one column, the file holds 41"),
-        ({"use": "int", "bits": 4}, PlanError, r"stages\[0\] \(int\): row weights are for tensors with one number of rows"),
+        (
+            {"use": "prune", "on": "*s.weight", "rows": 0.5},
+            DataError,
+            "40 rows need 40 numbers in one column, the file holds 41",
+        ),
+        (
+            {"use": "int", "bits": 4},
+            PlanError,
+            r"stages\[0\] \(int\): row weights are for tensors with one number of rows",
+        ),
         ({"use": "int", "on": "scalar"}, DataError, "1 rows need 1 numbers"),
         ({"use": "int", "on": "*s.weight", "weights": "no.npy"}, DataError, "'no.npy' is not there"),
         ({"use": "int", "on": "*s.weight", "weights": "token-counts"}, DataError, "need the model's tokenizer"),
@@ -331,7 +341,13 @@ def test_models_with_the_same_bits_are_evaluated_once(tmp_path, tiny_model: Path
     watching = Watching()
     recipe = {"task": tiny_task}
     result = compress(tmp_path, ["fp16", "zstd"], str(tiny_model), recipe=recipe, progress=watching)
-    assert watching.seen == ["evaluate reference", "encode", "decode after fp16", "evaluate after fp16", "decode after zstd"]
+    assert watching.seen == [
+        "evaluate reference",
+        "encode",
+        "decode after fp16",
+        "evaluate after fp16",
+        "decode after zstd",
+    ]
     assert result.report.stages[0].score == result.report.stages[1].score
 
 
@@ -342,16 +358,19 @@ def test_both_sizes_of_a_model_with_a_tokenizer(tmp_path, tiny_model: Path) -> N
     check_bytes(bundled.report, bundled.path)
     assert bundled.report.file.self_contained_bytes == bundled.report.file.bytes == plain.file.self_contained_bytes
     assert bundled.report.file.weights_bytes == plain.file.bytes
-    assert all(row.bytes_if_stopped_here > plain.file.self_contained_bytes - plain.file.bytes for row in bundled.report.stages)
+    assert all(
+        row.bytes_if_stopped_here > plain.file.self_contained_bytes - plain.file.bytes for row in bundled.report.stages
+    )
     (row,) = [row for row in bundled.report.bytes if row.role == "bundle"]
     with Artifact(bundled.path) as artifact:
         assert row.bytes == sum(artifact.bundled.values())
         assert row.count == len(artifact.bundled)
         for name in artifact.bundled:
             assert artifact.bundled_file(name) == (tiny_model / name).read_bytes()
-        assert artifact.tokenizer()("a great film")["input_ids"] == open_reference(str(tiny_model)).tokenizer()(
-            "a great film"
-        )["input_ids"]
+        assert (
+            artifact.tokenizer()("a great film")["input_ids"]
+            == open_reference(str(tiny_model)).tokenizer()("a great film")["input_ids"]
+        )
 
 
 def test_a_tokenizer_that_is_not_there_cannot_be_bundled(tmp_path) -> None:
@@ -386,7 +405,12 @@ def test_a_file_decodes_where_the_reference_and_the_network_are_missing(tmp_path
 
     source = tmp_path / "source"
     shutil.copytree(tiny_model, source)
-    stages = [{"use": "seed", "on": "*word_embeddings.weight", "rank": 6}, "int8", {"use": "ans", "on": "*/codes"}, "zstd"]
+    stages = [
+        {"use": "seed", "on": "*word_embeddings.weight", "rank": 6},
+        "int8",
+        {"use": "ans", "on": "*/codes"},
+        "zstd",
+    ]
     result = compress(tmp_path, stages, str(source), recipe={"bundle": ["tokenizer"]})
     with Artifact(result.path) as artifact:
         state, model, tokenizer = artifact.state_dict(), artifact.build(), artifact.tokenizer()

@@ -57,13 +57,19 @@ def test_stages_rewrite_the_planes_that_they_match() -> None:
 
 
 def test_every_step_has_the_stack_that_the_recipe_would_leave_there() -> None:
-    tensor = plan({"use": "seed", "on": "layer.weight", "rank": 2}, {"use": "int8", "on": "*/scores"}, "zstd").tensors[1]
+    tensor = plan({"use": "seed", "on": "layer.weight", "rank": 2}, {"use": "int8", "on": "*/scores"}, "zstd").tensors[
+        1
+    ]
     assert [describe(stack) for stack in tensor.stacks] == [
         "seed(mean: raw, basis: raw, scores: raw)",
         "seed(mean: raw, basis: raw, scores: int(codes: raw, scale: raw))",
         "seed(mean: zstd, basis: zstd, scores: int(codes: zstd, scale: zstd))",
     ]
-    assert [list(step) for step in tensor.steps] == [[""], ["scores"], ["mean", "basis", "scores/codes", "scores/scale"]]
+    assert [list(step) for step in tensor.steps] == [
+        [""],
+        ["scores"],
+        ["mean", "basis", "scores/codes", "scores/scale"],
+    ]
 
 
 def test_planes_of_a_stage() -> None:
@@ -151,7 +157,10 @@ def test_what_does_not_fit_is_skipped_with_the_reason() -> None:
             "the tensors",
         ),
         (
-            [{"use": "prune", "on": "layer.weight", "sparsity": 0.5}, {"use": "int8", "on": "layer.weight/{mask,values}"}]
+            [
+                {"use": "prune", "on": "layer.weight", "sparsity": 0.5},
+                {"use": "int8", "on": "layer.weight/{mask,values}"},
+            ]
             + [{"use": "int8", "on": "layer.weight/mask"}],
             "stages[2] (int8) does not fit layer.weight/mask (bool 16x16 in 0..1): int takes real planes (float16, bfloat16, "
             "float32, float64), this one is bool 16x16 in 0..1",
@@ -208,7 +217,9 @@ def test_choices_replace_what_is_open() -> None:
 
 def test_a_stack_has_a_greatest_depth() -> None:
     deep = [{"use": "prune", "on": "layer.bias", "sparsity": 0.0}]
-    deep += [{"use": "prune", "on": "layer.bias/" + "/".join(["values"] * n), "sparsity": 0.0} for n in range(1, MAX_DEPTH)]
+    deep += [
+        {"use": "prune", "on": "layer.bias/" + "/".join(["values"] * n), "sparsity": 0.0} for n in range(1, MAX_DEPTH)
+    ]
     plan(*deep[: MAX_DEPTH - 1], "raw")
     assert f"a stack is at most {MAX_DEPTH} stages deep" in refusal(*deep)
 

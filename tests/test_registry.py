@@ -43,7 +43,8 @@ def test_the_stages_of_stackc_are_installed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("zstdd", ", did you mean 'zstd'"), ("prun", ", did you mean 'prune'"), ("qqqq", "; 'stackc list'")]
+    ("name", "hint"),
+    [("zstdd", ", did you mean 'zstd'"), ("prun", ", did you mean 'prune'"), ("qqqq", "; 'stackc list'")],
 )
 def test_an_unknown_name_gets_the_nearest_one(name: str, hint: str) -> None:
     with pytest.raises(RecipeError, match=f"unknown stage '{name}'{hint}"):

@@ -194,7 +194,11 @@ def test_a_full_disk(tmp_path, model: str, monkeypatch: pytest.MonkeyPatch) -> N
     def no_space(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for target in ("stackc.artifact.writer.shutil.copyfileobj", "stackc.artifact.writer.os.fsync", "pathlib.Path.write_text"):
+    for target in (
+        "stackc.artifact.writer.shutil.copyfileobj",
+        "stackc.artifact.writer.os.fsync",
+        "pathlib.Path.write_text",
+    ):
         with monkeypatch.context() as patch, pytest.raises(OutputError, match="the disk is full"):
             patch.setattr(target, no_space)
             run({"stages": ["raw"]}, model, output=tmp_path / "out", overwrite=True)
@@ -207,9 +211,9 @@ import resource, sys
 import stackc
 from stackc.errors import OutputError
 import torch
-model, folder = sys.argv[1:]
+model, folder, size = sys.argv[1:]
 refused = 0
-for limit in (0, 100, 4000, 6000, 50_000):
+for limit in (0, 100, int(size) // 2, int(size) - 1, 50_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         stackc.run({"stages": ["raw"]}, model, output=folder, overwrite=True)
@@ -224,9 +228,10 @@ assert refused == 4, refused
 
 def test_a_limit_on_file_sizes(tmp_path, model: str) -> None:
     """The system's own refusal, at every point where a write can meet it: a buffer's flush, a close, a copy."""
-    run(RECIPE, model, output=tmp_path / "out")
+    size = run({"stages": ["raw"]}, model, output=tmp_path / "out").report.file.bytes
     before = {path.name for path in tmp_path.iterdir()}
-    subprocess.run([sys.executable, "-W", "error", "-c", LIMITED, model, str(tmp_path / "out")], check=True, timeout=120)
+    arguments = [model, str(tmp_path / "out"), str(size)]
+    subprocess.run([sys.executable, "-W", "error", "-c", LIMITED, *arguments], check=True, timeout=120)
     assert {path.name for path in tmp_path.iterdir()} == before
     assert read_report(tmp_path / "out" / REPORT_NAME).stages[0].use == "raw"
 

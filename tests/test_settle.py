@@ -23,7 +23,9 @@ STATE = {
 SPECS = {name: PlaneSpec.of(x) for name, x in STATE.items()}
 
 
-def settled(*stages: Any, state: dict[str, torch.Tensor] = STATE, weights: list[Any] | None = None, choices: Any = None):
+def settled(
+    *stages: Any, state: dict[str, torch.Tensor] = STATE, weights: list[Any] | None = None, choices: Any = None
+):
     recipe = recipe_from({"stages": list(stages)})
     plan = plan_recipe(recipe, SPECS, choices=choices)
     return settle(plan, state.__getitem__, weights or [None] * len(stages), choices)
@@ -77,7 +79,10 @@ def test_given_choices_that_lack_a_plane() -> None:
 @pytest.mark.parametrize(
     ("stages", "place"),
     [
-        ([{"use": "prune", "sparsity": 0.5, "scope": "global"}], "stages[0] (prune) on b.weight: 1 of 32 values is NaN"),
+        (
+            [{"use": "prune", "sparsity": 0.5, "scope": "global"}],
+            "stages[0] (prune) on b.weight: 1 of 32 values is NaN",
+        ),
         ([{"use": "seed", "variance": 0.9}], "stages[0] (seed) on b.weight: 1 of 32 values is NaN"),
         (
             ["fp16", {"use": "seed", "on": "*/values", "variance": 0.9}],
@@ -122,7 +127,9 @@ def test_row_weights_that_do_not_reach_a_plane(through_settle: bool) -> None:
     weights = [None, torch.ones(12, dtype=torch.float64)]
     rank = {"variance": 0.9} if through_settle else {"rank": 2}
     stages = [{"use": "seed", "on": "a.weight", "rank": 3}, {"use": "seed", "on": "a.weight/basis", **rank}]
-    message = r"stages\[1\]: its row weights do not reach a.weight/basis, whose rows are not rows of the tensor; narrow 'on'"
+    message = (
+        r"stages\[1\]: its row weights do not reach a.weight/basis, whose rows are not rows of the tensor; narrow 'on'"
+    )
     with pytest.raises(PlanError, match=message):
         plan, _ = settled(*stages, weights=weights)
         encode_tensor(plan.tensors[0], STATE["a.weight"], weights)
@@ -159,5 +166,7 @@ def test_what_torch_refuses_is_named_too(monkeypatch: pytest.MonkeyPatch) -> Non
         raise RuntimeError("not enough memory:\nyou tried to allocate")
 
     monkeypatch.setattr(kind, "encode", fail)
-    with pytest.raises(TensorError, match=r"^stages\[0\] \(int\) on a.weight: not enough memory: you tried to allocate$"):
+    with pytest.raises(
+        TensorError, match=r"^stages\[0\] \(int\) on a.weight: not enough memory: you tried to allocate$"
+    ):
         encode_tensor(plan.tensors[0], STATE["a.weight"], [None])

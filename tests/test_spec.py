@@ -65,7 +65,11 @@ def test_specs_that_cannot_be(arguments: tuple, message: str) -> None:
         (PlaneSpec((2,), "int8"), torch.zeros(3, dtype=torch.int8), "expected int8 2, got int8 3"),
         (PlaneSpec((), "int8"), torch.zeros((), dtype=torch.uint8), "expected int8 0-d, got uint8 0-d"),
         (PlaneSpec((2,), "int8", -1, 1), torch.tensor([0, 2], dtype=torch.int8), "expected values in -1..1, got 0..2"),
-        (PlaneSpec((2,), "int8", -1, 1), torch.tensor([-2, 0], dtype=torch.int8), "expected values in -1..1, got -2..0"),
+        (
+            PlaneSpec((2,), "int8", -1, 1),
+            torch.tensor([-2, 0], dtype=torch.int8),
+            "expected values in -1..1, got -2..0",
+        ),
         (PlaneSpec((2,), "int8", -1, 1), torch.tensor([-1, 1], dtype=torch.int8), None),
         (PlaneSpec((0,), "int8", 5, 5), torch.zeros(0, dtype=torch.int8), None),
         (PlaneSpec((1,), "bool"), torch.ones(1, dtype=torch.bool), None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 import msgspec
@@ -102,21 +104,17 @@ class Zstd(Packer, frozen=True):
             If the plane does not fit the spec.
         """
         require_fit(x, spec)
-        layouts = _layouts(x, spec)
-        stored = layouts[_PACKED]
-        if not stored:
+        form = _form(spec)
+        if not form.packed_bytes:
             return b""
-        largest = max(map(len, layouts.values()))
-        if self.level <= _FAST_LEVELS or largest <= _SMALL_BYTES:
-            bodies = {layout: _compress(content, self.level) for layout, content in layouts.items()}
-        else:
-            trials = {layout: len(_compress(content, _TRIAL_LEVEL)) for layout, content in layouts.items()}
-            chosen = min(trials, key=trials.__getitem__)
-            bodies = {chosen: _compress(layouts[chosen], self.level)}
-        layout = min(bodies, key=lambda layout: len(bodies[layout]))
-        if len(bodies[layout]) >= len(stored):
-            return bytes([_STORED]) + stored
-        return bytes([layout]) + bodies[layout]
+        layouts = _layouts(x, spec)
+        if self.level > _FAST_LEVELS and form.item_bytes * spec.numel > _SMALL_BYTES:
+            layout, _ = _smallest(layouts, _TRIAL_LEVEL)
+            layouts = {layout: layouts[layout]}
+        layout, body = _smallest(layouts, self.level)
+        if len(body) >= form.packed_bytes:
+            return bytes([_STORED]) + _layouts(x, spec)[_PACKED]()
+        return bytes([layout]) + body
 
     def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
         """The plane again; uses at most ten times ``spec.nbytes`` plus 32 MiB, whatever the bytes say.
@@ -163,22 +161,30 @@ def _form(spec: PlaneSpec) -> _Form:
     return _Form(packed_bytes(spec.numel, width), unsigned_dtype(width).itemsize)
 
 
-def _layouts(x: Tensor, spec: PlaneSpec) -> dict[int, bytes]:
-    """Contents to choose from, best guess first where sizes tie."""
+def _layouts(x: Tensor, spec: PlaneSpec) -> dict[int, Callable[[], bytes]]:
+    """Contents to choose from, best guess first where sizes tie; made one at a time, since planes can be large."""
     form = _form(spec)
+    elements: Callable[[], bytes] = functools.partial(to_bytes, x)
+    layouts = {_PACKED: elements}
     if has_alphabet(spec):
-        values = offsets(x, spec)
         width = alphabet(spec)[1].bit_length()
-        layouts = {_PACKED: pack_bits(values, width)}
+        elements = lambda: offsets(x, spec).tobytes()  # noqa: E731 - stands where the partial stands
+        layouts = {_PACKED: lambda: pack_bits(offsets(x, spec), width)}
         if width != 8 * form.item_bytes:
-            layouts[_ELEMENTS] = values.tobytes()
-        elements = values.tobytes() if form.item_bytes > 1 else b""
-    else:
-        layouts = {_PACKED: to_bytes(x)}
-        elements = layouts[_PACKED] if form.item_bytes > 1 else b""
-    if elements:
-        layouts[_SHUFFLED] = shuffle(elements, form.item_bytes)
+            layouts[_ELEMENTS] = elements
+    if form.item_bytes > 1:
+        layouts[_SHUFFLED] = lambda: shuffle(elements(), form.item_bytes)
     return layouts
+
+
+def _smallest(layouts: Mapping[int, Callable[[], bytes]], level: int) -> tuple[int, bytes]:
+    """The layout that compresses best, and its frame; of equal ones the first."""
+    best = (-1, b"")
+    for layout, content in layouts.items():
+        frame = _compress(content(), level)
+        if best[0] < 0 or len(frame) < len(best[1]):
+            best = layout, frame
+    return best
 
 
 def shuffle(data: bytes, item_bytes: int) -> bytes:

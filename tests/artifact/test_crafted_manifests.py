@@ -64,7 +64,9 @@ def number_of(name: str) -> int:
     return names.index(name)
 
 
-EMBEDDINGS, BIAS, BRAIN, IDS, MASK, STEP = map(number_of, ["embeddings.weight", "layer.bias", "brain", "ids", "mask", "step"])
+EMBEDDINGS, BIAS, BRAIN, IDS, MASK, STEP = map(
+    number_of, ["embeddings.weight", "layer.bias", "brain", "ids", "mask", "step"]
+)
 
 
 def nested(depth: int) -> Any:
@@ -105,7 +107,9 @@ FORM: dict[str, Change] = {
     "shape real": put(TENSORS, BRAIN, 2, [3.0]),
     "shape no list": put(TENSORS, BRAIN, 2, 3),
     "length negative": put(TENSORS, BRAIN, 3, [-6]),
-    "length moved": lambda manifest: [put(TENSORS, BRAIN, 3, [7])(manifest), put(TENSORS, IDS, 3, 0, -1)(manifest)] and None,
+    "length moved": lambda manifest: (
+        [put(TENSORS, BRAIN, 3, [7])(manifest), put(TENSORS, IDS, 3, 0, -1)(manifest)] and None
+    ),
     "length too large": put(TENSORS, BRAIN, 3, [7]),
     "length too small": put(TENSORS, BRAIN, 3, [5]),
     "length huge": put(TENSORS, BRAIN, 3, [1 << 63]),
@@ -156,7 +160,9 @@ CONTENT: dict[str, Change] = {
     "rows kept": lambda manifest: put(STACKS, manifest[TENSORS][EMBEDDINGS][0], 2, "rows", 0.25)(manifest),
     "bits": lambda manifest: put(STACKS, manifest[TENSORS][EMBEDDINGS][0], 3, 1, 3, 2, 2, "bits", 9)(manifest),
     "lengths exchanged": lambda manifest: manifest[TENSORS][EMBEDDINGS][3].reverse(),
-    "plane missing": lambda manifest: manifest[TENSORS][EMBEDDINGS][3].append(manifest[TENSORS][EMBEDDINGS][3].pop() - 1),
+    "plane missing": lambda manifest: manifest[TENSORS][EMBEDDINGS][3].append(
+        manifest[TENSORS][EMBEDDINGS][3].pop() - 1
+    ),
     "plane too many": add(TENSORS, EMBEDDINGS, 3, 0),
 }
 
@@ -184,7 +190,8 @@ def test_manifests_that_contradict_the_planes(small: Path, tmp_path, case: str) 
 
 
 @pytest.mark.parametrize(
-    "stack", [["wavelet", 1, {}], ["raw", 2, {}], ["int8", 1, {}, [RAW, RAW]], ["seed", 0, {"rank": 1}, [RAW, RAW, RAW]]]
+    "stack",
+    [["wavelet", 1, {}], ["raw", 2, {}], ["int8", 1, {}, [RAW, RAW]], ["seed", 0, {"rank": 1}, [RAW, RAW, RAW]]],
 )
 def test_stages_that_are_not_installed_are_named(small: Path, tmp_path, stack: list[Any]) -> None:
     path = tmp_path / "a.stackc"
@@ -214,7 +221,9 @@ def test_huge_shapes_are_refused_at_once(small: Path, tmp_path, shape: list[int]
 
 def test_the_limit_of_what_a_file_decodes_to(tmp_path) -> None:
     path = write_artifact(tmp_path / "a.stackc", {"x": (torch.zeros(1000), ["raw"])})
-    with pytest.raises(ArtifactError, match="would decode to 4000 bytes, more than the limit of 3999; if you trust it, open it"):
+    with pytest.raises(
+        ArtifactError, match="would decode to 4000 bytes, more than the limit of 3999; if you trust it, open it"
+    ):
         Artifact(path, max_bytes=3999)
     with Artifact(path, max_bytes=4000) as artifact:
         assert artifact["x"].numel() == 1000

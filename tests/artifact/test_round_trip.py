@@ -97,7 +97,7 @@ def test_one_tensor_reads_only_the_blocks_that_it_lies_in(tmp_path, monkeypatch:
         assert not read
         assert torch.equal(artifact["t7"], state["t7"])
         start = artifact.container_bytes + 7 * 36000
-        (offset, length), = read
+        ((offset, length),) = read
         assert offset <= start
         assert offset + length >= start + 36000
         assert length <= 2 * container.BLOCK_BYTES
@@ -115,7 +115,9 @@ def test_a_read_that_the_system_splits_is_put_together(small: Path, monkeypatch:
     with Artifact(small) as artifact:
         whole = {name: to_bytes(artifact[name]) for name in artifact}
         pread = os.pread
-        monkeypatch.setattr(container.os, "pread", lambda handle, length, offset: pread(handle, min(length, 100), offset))
+        monkeypatch.setattr(
+            container.os, "pread", lambda handle, length, offset: pread(handle, min(length, 100), offset)
+        )
         assert {name: to_bytes(artifact[name]) for name in artifact} == whole
 
 

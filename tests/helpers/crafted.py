@@ -84,4 +84,3 @@ def rewritten(data: bytes, folder: Path, change: Callable[[list[Any]], Any]) -> 
     manifest, payload = parts(data, folder)
     changed = change(manifest)
     return rebuild(manifest if changed is None else changed, payload)
-

@@ -45,7 +45,14 @@ def test_the_lock_is_the_recipe_with_all_defaults_and_choices() -> None:
     document = locked()
     assert document["stages"] == [
         {"use": "prune", "on": ["*.weight"], "sparsity": 0.5, "scope": "global"},
-        {"use": "seed", "on": ["1e5", "!on"], "weights": "counts.npy", "allow_empty": True, "variance": 0.9, "center": True},
+        {
+            "use": "seed",
+            "on": ["1e5", "!on"],
+            "weights": "counts.npy",
+            "allow_empty": True,
+            "variance": 0.9,
+            "center": True,
+        },
         {"use": "int", "bits": 8, "symmetric": True, "granularity": "row"},
         {"use": "zstd", "level": 19},
     ]

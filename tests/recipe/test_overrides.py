@@ -108,7 +108,10 @@ def test_assignments_to_what_is_no_mapping() -> None:
         ("stages[-1].level=30", "stages[2].level (from --set): expected 'int' <= 22 (it is 30)"),
         ("stages[1]={use: int, bits: 0}", "stages[1].bits (from --set): expected 'int' >= 1 (it is 0)"),
         ("modle=b", "modle (from --set): a recipe has no key 'modle', did you mean 'model'?"),
-        ("stages[1].bits=4", "stages[1].bits (from --set): int8 already means int with bits=8; write 'use: int' to choose it"),
+        (
+            "stages[1].bits=4",
+            "stages[1].bits (from --set): int8 already means int with bits=8; write 'use: int' to choose it",
+        ),
     ],
 )
 def test_errors_in_set_values_say_where_they_come_from(document: Document, assignment: str, message: str) -> None:

@@ -97,7 +97,10 @@ def test_descriptions_hold_what_differs_from_the_defaults() -> None:
         ("stackc: true\nstages: [raw]", "stackc (line 1 of r.yaml): expected 'int', got 'bool'"),
         ("seed: 1.5\nstages: [raw]", "seed (line 1 of r.yaml): expected 'int', got 'float' (it is 1.5)"),
         ("model: [a]\nstages: [raw]", "model (line 1 of r.yaml): expected 'str | null', got 'array'"),
-        ("bundle: tokenizer\nstages: [raw]", "bundle (line 1 of r.yaml): expected 'array', got 'str' (it is 'tokenizer')"),
+        (
+            "bundle: tokenizer\nstages: [raw]",
+            "bundle (line 1 of r.yaml): expected 'array', got 'str' (it is 'tokenizer')",
+        ),
         (
             "bundle: [vocabulary]\nstages: [raw]",
             "bundle (line 1 of r.yaml): cannot bundle 'vocabulary'; what can be bundled: tokenizer",
