@@ -113,7 +113,7 @@ def test_load_builds_the_model_of_a_transformers_reference(tmp_path, tiny_model:
 def test_load_needs_an_architecture(tmp_path) -> None:
     path = tmp_path / "tied.stackc"
     stackc.compress(tied(), RECIPE, path)
-    with pytest.raises(ModelError, match="holds tensors without an architecture .its reference was a module"):
+    with pytest.raises(ModelError, match=r"holds tensors without an architecture .its reference was a module"):
         stackc.load(path)
 
 

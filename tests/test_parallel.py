@@ -73,8 +73,10 @@ def test_operations_run_on_one_thread_and_the_number_comes_back() -> None:
         torch.set_num_threads(3)
         assert set(map_ordered(lambda _: torch.get_num_threads(), range(4), 2)) == {1}
         assert torch.get_num_threads() == 3
-        with pytest.raises(ZeroDivisionError), one_thread_per_operation():
+        with one_thread_per_operation():
             assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError), one_thread_per_operation():
             raise ZeroDivisionError
         assert torch.get_num_threads() == 3
     finally:

@@ -207,11 +207,10 @@ def test_another_process_with_other_threads_and_hashes_gives_the_same_bytes(tmp_
     every = [*STAGES[:3], {"use": "seed", "on": "large", "rank": 20}, *STAGES[3:]]
     recipes = [{"stages": every}, {"stages": ["zstd"]}, {"stages": ["int8", {"use": "ans", "on": "*/codes"}]}]
     files = [compress_to_file(recipe_from(r), open_reference(model), tmp_path / f"{n}") for n, r in enumerate(recipes)]
-    for threads, hash_seed in ((1, "1"), (3, "7")):
-        runs = [(recipe, model, tmp_path / f"other-{n}") for n, recipe in enumerate(recipes)]
-        run_elsewhere(runs, threads, hash_seed)
-        for file, (_, _, other) in zip(files, runs, strict=True):
-            assert file.path.read_bytes() == other.read_bytes()
+    runs = [(recipe, model, tmp_path / f"other-{n}") for n, recipe in enumerate(recipes)]
+    run_elsewhere(runs, threads=torch.get_num_threads() + 2, hash_seed="7")
+    for file, (_, _, other) in zip(files, runs, strict=True):
+        assert file.path.read_bytes() == other.read_bytes()
 
 
 def locked(result: Compressed) -> Document:
@@ -234,7 +233,7 @@ def test_the_lock_gives_the_same_bytes_and_the_same_lock(tmp_path) -> None:
 def test_a_lock_refuses_other_weights(tmp_path) -> None:
     recipe = parse_recipe(locked(compress(tmp_path, STAGES)))
     other = open_reference(str(weights_file(tmp_path / "model.safetensors", seed=1)))
-    with pytest.raises(ModelError, match="the lock was made for weights with fingerprint .* remove the 'lock' key"):
+    with pytest.raises(ModelError, match=r"the lock was made for weights with fingerprint .* remove the 'lock' key"):
         compress_to_file(recipe, other, tmp_path / "again.stackc")
 
 

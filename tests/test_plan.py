@@ -160,8 +160,8 @@ def test_what_does_not_fit_is_skipped_with_the_reason() -> None:
             [
                 {"use": "prune", "on": "layer.weight", "sparsity": 0.5},
                 {"use": "int8", "on": "layer.weight/{mask,values}"},
-            ]
-            + [{"use": "int8", "on": "layer.weight/mask"}],
+                {"use": "int8", "on": "layer.weight/mask"},
+            ],
             "stages[2] (int8) does not fit layer.weight/mask (bool 16x16 in 0..1): int takes real planes (float16, bfloat16, "
             "float32, float64), this one is bool 16x16 in 0..1",
         ),

@@ -130,7 +130,7 @@ def check_accounts(result: Compressed) -> None:
         assert sum(row.bytes for row in byte_rows(artifact)) == size
 
 
-@settings(max_examples=45)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_random_stacks_decode_and_add_up(data: st.DataObject) -> None:
     state = data.draw(tensors())
@@ -139,7 +139,13 @@ def test_random_stacks_decode_and_add_up(data: st.DataObject) -> None:
     note(str(stages))
     before = {name: to_bytes(x) for name, x in state.items()}
     with tempfile.TemporaryDirectory() as folder:
-        result = compress(state, recipe_from({"stages": stages}), folder)
+        recipe = recipe_from({"stages": stages})
+        try:
+            result = compress(state, recipe, folder)
+        except PlanError:
+            # As long as a rank is open, planes are planned at their largest: a later stage may find them too small.
+            assert not plan_recipe(recipe, specs).settled
+            return
         assert {name: to_bytes(x) for name, x in state.items()} == before
         check_accounts(result)
         locked = parse_recipe(parse_document(result.lock, "recipe.lock.yaml"))
@@ -173,7 +179,7 @@ def error_bound(stack: Branch | Leaf, x: torch.Tensor, spec: PlaneSpec) -> float
     return math.inf
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_packers_alone_keep_every_bit(data: st.DataObject) -> None:
     state = data.draw(tensors(special=True))

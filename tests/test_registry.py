@@ -21,7 +21,8 @@ def install(monkeypatch: pytest.MonkeyPatch):
             name.replace("__", "@"): EntryPoint(name.replace("__", "@"), target, "stackc.transforms")
             for name, target in targets.items()
         }
-        monkeypatch.setattr(registry, "_points", lambda points={**registry._points(), **points}: points)
+        points = {**registry._points(), **points}
+        monkeypatch.setattr(registry, "_points", lambda: points)
         registry.find.cache_clear()
 
     yield add

@@ -199,9 +199,10 @@ def test_a_full_disk(tmp_path, model: str, monkeypatch: pytest.MonkeyPatch) -> N
         "stackc.artifact.writer.os.fsync",
         "pathlib.Path.write_text",
     ):
-        with monkeypatch.context() as patch, pytest.raises(OutputError, match="the disk is full"):
+        with monkeypatch.context() as patch:
             patch.setattr(target, no_space)
-            run({"stages": ["raw"]}, model, output=tmp_path / "out", overwrite=True)
+            with pytest.raises(OutputError, match="the disk is full"):
+                run({"stages": ["raw"]}, model, output=tmp_path / "out", overwrite=True)
         assert content(tmp_path) == before
         assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "out"}
 

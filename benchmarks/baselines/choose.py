@@ -41,8 +41,8 @@ def grid(**choices: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 GRIDS = {
-    "prune+seed+int8": grid(s0_rows=("0.5", "0.65", "0.75"), s1_rank=("16", "24", "32"), s2_granularity=("row", "tensor")),
-    "prune+seed+int4": grid(s0_rows=("0.65", "0.75"), s1_rank=("16", "24"), s3_bits=("4", "5", "6"), s4_bits=("4", "5")),
+    "prune+seed+int8": grid(s0_rows=("0.5", "0.65"), s1_rank=("24", "32", "40"), s2_granularity=("row", "tensor")),
+    "prune+seed+int4": grid(s0_rows=("0.65", "0.75"), s1_rank=("24", "32"), s3_bits=("5", "6"), s4_bits=("4", "5")),
 }
 
 
@@ -63,7 +63,9 @@ def main() -> None:
         trials = sorted((trial(recipe, overrides) for overrides in settings), key=lambda t: t.size)
         print(f"\n{recipe}\n\n| settings | bytes | ratio | holdout retention |\n|---|--:|--:|--:|")
         for found in trials:
-            print(f"| {', '.join(found.overrides)} | {found.size:,} | {found.ratio:.1f}x | {100 * found.retention:.1f} % |")
+            print(
+                f"| {', '.join(found.overrides)} | {found.size:,} | {found.ratio:.1f}x | {100 * found.retention:.1f} % |"
+            )
         good = [found for found in trials if found.retention >= RETENTION]
         print(f"\nchosen: {', '.join(good[0].overrides)}" if good else "\nnone keeps enough")
 

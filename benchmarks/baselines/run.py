@@ -99,7 +99,15 @@ def picture(results: list[dict[str, Any]], path: Path) -> None:
         ours = "+" in row["label"]
         color = "tab:blue" if ours else "tab:gray"
         axes.errorbar(row["ratio"], value, [[value - low], [high - value]], fmt="o", color=color, capsize=3)
-        axes.annotate(row["label"], (row["ratio"], low), xytext=(0, -12), textcoords="offset points", ha="center", fontsize=9, color=color)
+        axes.annotate(
+            row["label"],
+            (row["ratio"], low),
+            xytext=(0, -12),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color=color,
+        )
     axes.set_xscale("log")
     axes.set_xlim(0.8, 300)
     axes.set_xticks([1, 2, 5, 10, 25, 50, 100, 200], ["1x", "2x", "5x", "10x", "25x", "50x", "100x", "200x"])
@@ -127,7 +135,9 @@ def main() -> None:
     text = table(results)
     machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
     head = f"# Baselines and stacks on the demo model\n\n`python benchmarks/baselines/run.py`, {date.today()}, {machine}, no GPU.\n\n"
-    tail = f"\n\nn = {results[0]['rows']} rows of the test split, majority class {100 * results[0]['majority']:.1f} %.\n"
+    tail = (
+        f"\n\nn = {results[0]['rows']} rows of the test split, majority class {100 * results[0]['majority']:.1f} %.\n"
+    )
     (arguments.output / "results.md").write_text(head + text + tail, encoding="utf-8")
     picture(results, HERE.parents[1] / "docs" / "images" / "ratio-accuracy.svg")
     print(text)

@@ -104,8 +104,12 @@ def main() -> None:
         evaluated = measure(ENCODE, recipe, arguments.model, output, "evaluate") if arguments.data else None
     size = encodes[0]["bytes"]
     limit = MEMORY_FACTOR * size + MEMORY_ALLOWANCE
-    print(f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, recipe {Path(arguments.recipe).name}")
-    print(f"reference {size / 1e6:.1f} MB; median of {arguments.repeat} runs; imports alone hold {imports['peak'] / 1e6:.0f} MB\n")
+    print(
+        f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, recipe {Path(arguments.recipe).name}"
+    )
+    print(
+        f"reference {size / 1e6:.1f} MB; median of {arguments.repeat} runs; imports alone hold {imports['peak'] / 1e6:.0f} MB\n"
+    )
     print("| | seconds | peak memory | bytes | times zstd -3 |")
     print("|---|---|---|---|---|")
     rows = [
@@ -115,13 +119,17 @@ def main() -> None:
     ]
     for label, runs, key, peer, count in rows:
         ratio = statistics.median(run[key] / other[peer] for run, other in zip(runs, peers, strict=True))
-        print(f"| {label} | {median(runs, key):.2f} | {median(runs, 'peak') / 1e6:.0f} MB | {count:.0f} | {ratio:.1f} |")
+        print(
+            f"| {label} | {median(runs, key):.2f} | {median(runs, 'peak') / 1e6:.0f} MB | {count:.0f} | {ratio:.1f} |"
+        )
     print(f"| zstd -3, compress | {median(peers, 'seconds'):.2f} | | {peers[0]['file']:.0f} | 1.0 |")
     print(f"| zstd -3, decompress | {median(peers, 'decode'):.2f} | | {peers[0]['bytes']:.0f} | 1.0 |")
     print(f"\nratio {encodes[0]['ratio']:.1f}x; memory limit 1.5 x model + 500 MB = {limit / 1e6:.0f} MB")
     if evaluated:
         score = evaluated["score"]
-        print(f"\n{score['rows']} rows: reference {score['reference']:.4f}, decoded file {score['value']:.4f}; {score['verdict']}")
+        print(
+            f"\n{score['rows']} rows: reference {score['reference']:.4f}, decoded file {score['value']:.4f}; {score['verdict']}"
+        )
 
 
 def with_task(arguments: argparse.Namespace, folder: Path) -> str:

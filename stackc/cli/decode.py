@@ -32,6 +32,8 @@ def decode(
     output: Annotated[
         Path | None,
         typer.Option(
+            "--output",
+            "-o",
             help="What to write; the name of FILE without its suffix, in the working folder, if not given.",
             show_default=False,
         ),

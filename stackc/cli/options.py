@@ -18,8 +18,10 @@ RecipeArgument = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
+        "--model",
+        "-m",
         help="The reference, instead of the recipe's: a demo name, a Hugging Face folder or id, a .safetensors file, "
-        "or module:function."
+        "or module:function.",
     ),
 ]
 TaskOption = Annotated[

@@ -18,7 +18,8 @@ def run(
     task: TaskOption = None,
     assignments: SetOption = None,
     output: Annotated[
-        str | None, typer.Option(help="Folder of the results; runs/<recipe> without it.", show_default=False)
+        str | None,
+        typer.Option("--output", "-o", help="Folder of the results; runs/<recipe> without it.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False,
     no_eval: Annotated[

@@ -107,9 +107,10 @@ FORM: dict[str, Change] = {
     "shape real": put(TENSORS, BRAIN, 2, [3.0]),
     "shape no list": put(TENSORS, BRAIN, 2, 3),
     "length negative": put(TENSORS, BRAIN, 3, [-6]),
-    "length moved": lambda manifest: (
-        [put(TENSORS, BRAIN, 3, [7])(manifest), put(TENSORS, IDS, 3, 0, -1)(manifest)] and None
-    ),
+    "lengths that cancel out": lambda manifest: [
+        put(TENSORS, BRAIN, 3, [7])(manifest),
+        put(TENSORS, STEP, 3, [7])(manifest),
+    ][0],
     "length too large": put(TENSORS, BRAIN, 3, [7]),
     "length too small": put(TENSORS, BRAIN, 3, [5]),
     "length huge": put(TENSORS, BRAIN, 3, [1 << 63]),
@@ -214,7 +215,7 @@ def test_huge_shapes_are_refused_at_once(small: Path, tmp_path, shape: list[int]
     path = tmp_path / "a.stackc"
     path.write_bytes(rewritten(small.read_bytes(), tmp_path, put(TENSORS, BRAIN, 2, shape)))
     before = resident_bytes()
-    with pytest.raises(ArtifactError, match="would decode to [0-9]+ bytes, more than the limit of"):
+    with pytest.raises(ArtifactError, match=r"would decode to [0-9]+ bytes, more than the limit of"):
         Artifact(path)
     assert resident_bytes() - before < 64 << 20
 
@@ -327,7 +328,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, item in inner for place in places(item, (*path, key)))]
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_anything_anywhere_is_refused_or_changes_no_shape(small: Path, tmp_path_factory, data: st.DataObject) -> None:
     folder = tmp_path_factory.getbasetemp()
@@ -347,4 +348,7 @@ def test_anything_anywhere_is_refused_or_changes_no_shape(small: Path, tmp_path_
                 artifact.bundled_file(name)
             assert sum(row.bytes for row in byte_rows(artifact)) == path.stat().st_size
     except (ArtifactError, DependencyError) as error:
-        assert "\n" not in str(error)
+        message = str(error)
+    else:
+        message = ""
+    assert "\n" not in message

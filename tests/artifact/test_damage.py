@@ -42,13 +42,12 @@ def test_every_flipped_bit_of_the_header_is_noticed(small: Path, tmp_path) -> No
         refused(bytes(changed), tmp_path / "a.stackc")
 
 
-@pytest.mark.parametrize("flip", [0xFF, 0x01])
-def test_every_changed_byte_is_noticed(small: Path, tmp_path, flip: int) -> None:
+def test_every_changed_byte_is_noticed(small: Path, tmp_path) -> None:
     data = small.read_bytes()
     assert len(data) < 3000
     for position in range(len(data)):
         changed = bytearray(data)
-        changed[position] ^= flip
+        changed[position] ^= 1 << position % 8
         refused(bytes(changed), tmp_path / "a.stackc")
 
 

@@ -42,7 +42,7 @@ def test_it_is_a_mapping(small: Path, tensors) -> None:
         assert "decoder" not in artifact
         assert 3 not in artifact
         assert artifact.get("nothing") is None
-        with pytest.raises(KeyError, match="no tensor 'layer.wieght', did you mean 'layer.weight'"):
+        with pytest.raises(KeyError, match=r"no tensor 'layer.wieght', did you mean 'layer.weight'"):
             artifact["layer.wieght"]
         assert "small.stackc: 9 tensors" in repr(artifact)
         assert artifact.nbytes == sum(x.numel() * x.element_size() for x in tensors.values())
@@ -130,7 +130,7 @@ def test_a_file_that_shrinks_or_vanishes_while_open(small: Path, tmp_path) -> No
     copy.write_bytes(small.read_bytes())
     with Artifact(copy) as artifact:
         os.truncate(copy, artifact.container_bytes + 3)
-        with pytest.raises(ArtifactError, match="is truncated: .* bytes are missing"):
+        with pytest.raises(ArtifactError, match=r"is truncated: .* bytes are missing"):
             artifact["step"]
 
 
