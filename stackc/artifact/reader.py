@@ -15,7 +15,7 @@ from stackc.artifact.manifest import KINDS, Manifest, decode_manifest
 from stackc.errors import ArtifactError, DependencyError, SpecError
 from stackc.nearest import nearest
 from stackc.packer import Packer
-from stackc.spec import PlaneSpec
+from stackc.spec import PlaneSpec, total_bytes
 from stackc.stack import PlannedPlane, Stack, decode, from_wire, stored_planes
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 #: A file may decode to at most this many times its own size (plus a megabyte), unless the caller says otherwise.
 MAX_EXPANSION = 100_000
+
+#: The stored planes of a tensor may take at most this many times its own bytes (plus a megabyte): no honest stack comes
+#: near, and without a limit a small file could ask for days of work.
+MAX_PLANES = 64
 
 
 class StoredPlane(NamedTuple):
@@ -145,6 +149,10 @@ class Artifact(Mapping[str, "Tensor"]):
         if len(planned) != len(lengths):
             raise ArtifactError(
                 f"{self.path.name} is damaged: the stack of {name!r} has {len(planned)} planes, the file lists {len(lengths)}"
+            )
+        if total_bytes(plane.spec for plane in planned) > MAX_PLANES * self._spec(number).nbytes + (1 << 20):
+            raise ArtifactError(
+                f"{self.path.name} is damaged: the planes of {name!r} would take more than {MAX_PLANES} times its own bytes"
             )
         starts = accumulate(lengths[:-1], initial=self._starts[number])
         return [StoredPlane(*triple) for triple in zip(planned, starts, lengths, strict=True)]

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from stackc.packer import Packer
+from stackc.registry import find
 from stackc.transform import Transform
 
 RECIPE_FORMAT = 1
@@ -41,12 +42,14 @@ class Stage(msgspec.Struct, frozen=True):
         return isinstance(self.config, Packer)
 
     def describe(self) -> str:
-        """The stage with the fields that differ from their defaults, as in ``int(bits=4) on */codes``."""
+        """The stage with the fields that it sets, as in ``int(bits=4) on */codes``; presets under their own name."""
+        preset = find(self.use).fields
         fields = msgspec.structs.fields(type(self.config))
         values = {field.name: getattr(self.config, field.name) for field in fields}
-        changed = [f"{f.name}={values[f.name]}" for f in fields if values[f.name] != f.default]
+        changed = [f"{f.name}={values[f.name]}" for f in fields if values[f.name] != preset.get(f.name, f.default)]
+        inside = f"({', '.join(changed)})" if changed else ""
         where = f" on {', '.join(self.on)}" if self.on else ""
-        return f"{self.config.name}({', '.join(changed)}){where}"
+        return f"{self.use}{inside}{where}"
 
 
 class Recipe(msgspec.Struct, frozen=True):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stackc.transforms.cast import Cast
 
 from stackc.errors import SpecError, TensorError
 from stackc.registry import find
 from stackc.spec import PlaneSpec
 from stackc.testing import transform_checks
+from stackc.transforms.cast import Cast
 
 TARGETS = ("float16", "bfloat16")
 

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from stackc.transforms.prune import Prune
 
 from stackc.errors import ArtifactError, SpecError, TensorError
 from stackc.spec import PlaneSpec
 from stackc.testing import transform_checks
 from stackc.transform import Weighted
+from stackc.transforms.prune import Prune
 
 BATTERY = {
     "rows": Prune(rows=0.7),
@@ -256,3 +256,14 @@ def test_kept_rows_keep_their_weights():
     assert prune.carry(weights, prune.encode(x, weights))["values"].tolist() == [1.0, 5.0]
     prune = Prune(columns=0.5)
     assert prune.carry(weights, prune.encode(x, weights))["values"].tolist() == weights.tolist()
+
+
+def test_a_fallback_that_overshoots_half_precision_stays_finite() -> None:
+    """An approximated fallback, above the largest float16, must not decode to infinity."""
+    spec = PlaneSpec((2, 1), "float16")
+    planes = {
+        "mask": torch.tensor([True, False]),
+        "values": torch.tensor([[1.0]], dtype=torch.float16),
+        "fallback": torch.tensor([[70000.0]]),
+    }
+    assert Prune(rows=0.5).decode(planes, spec).tolist() == [[1.0], [65504.0]]

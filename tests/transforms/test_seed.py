@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from stackc.transforms.seed import Seed
 
 from stackc.errors import SpecError, TensorError
 from stackc.spec import PlaneSpec
 from stackc.testing import transform_checks
 from stackc.transform import Weighted
+from stackc.transforms.seed import Seed
 
 BATTERY = {
     "variance": Seed(variance=0.9),
