@@ -132,7 +132,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pieces", type=int, default=12_000, help="labelled pieces of IMDB reviews for the teacher")
     parser.add_argument("--teacher-epochs", type=int, default=3, help="passes over the train split")
     parser.add_argument("--teacher-rate", type=float, default=1e-4)
-    parser.add_argument("--sentences", type=int, default=50_000, help="IMDB sentences that the teacher labels")
+    parser.add_argument("--sentences", type=int, default=140_000, help="IMDB sentences that the teacher labels")
     parser.add_argument(
         "--review-prior", type=float, default=1.0, help="added to the teacher's logit of a sentence's review label"
     )
