@@ -100,11 +100,12 @@ def picture(results: list[dict[str, Any]], path: Path) -> None:
         color = "tab:blue" if ours else "tab:gray"
         axes.errorbar(row["ratio"], value, [[value - low], [high - value]], fmt="o", color=color, capsize=3)
         axes.annotate(
-            row["label"],
+            row["label"].replace(" + int", "\n+ int").replace(" (", "\n("),
             (row["ratio"], low),
-            xytext=(0, -12),
+            xytext=(0, -4),
             textcoords="offset points",
             ha="center",
+            va="top",
             fontsize=9,
             color=color,
         )
