@@ -70,7 +70,12 @@ def test_a_preset_is_its_stage_with_fields_set() -> None:
 
 def test_descriptions_hold_what_differs_from_the_defaults() -> None:
     stages = parse("stages: [{use: int, bits: 4, on: ['*/codes', '!a*']}, zstd]").stages
-    assert [stage.describe() for stage in stages] == ["int(bits=4) on */codes, !a*", "zstd()"]
+    assert [stage.describe() for stage in stages] == ["int(bits=4) on */codes, !a*", "zstd"]
+
+
+def test_a_preset_is_described_by_its_own_name() -> None:
+    stages = parse("stages: [int8, {use: int8, granularity: tensor}, {use: int, bits: 8}]").stages
+    assert [stage.describe() for stage in stages] == ["int8", "int8(granularity=tensor)", "int"]
 
 
 @pytest.mark.parametrize(
