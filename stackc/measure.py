@@ -12,17 +12,14 @@ from stackc.artifact.reader import Artifact
 from stackc.errors import ArtifactError
 from stackc.lazy import torch
 from stackc.parallel import map_ordered
-from stackc.planes import to_bytes
+from stackc.planes import byte_view, from_bytes, to_bytes
 from stackc.progress import Progress
+from stackc.spec import PlaneSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stackc.reference import Reference
-
-
-#: Elements that are compared at a time.
-_PIECE = 1 << 20
 
 
 class Decoded(NamedTuple):
@@ -74,8 +71,8 @@ def decode_and_compare(path: Path, reference: Reference, label: str, progress: P
             begin = time.perf_counter()
             tensor = artifact[name]
             seconds = time.perf_counter() - begin
-            digest = hashlib.blake2b(to_bytes(tensor), digest_size=16).digest()
-            error, norm = _squared_difference(reference.tensor(name), tensor, name)
+            digest = hashlib.blake2b(byte_view(tensor).data, digest_size=16).digest()
+            error, norm = _squared_difference(reference, name, tensor)
             return _OneTensor(error, norm, seconds, digest, tensor if keep else None)
 
         results = []
@@ -98,17 +95,22 @@ def decode_and_compare(path: Path, reference: Reference, label: str, progress: P
     )
 
 
-def _squared_difference(original: Tensor, decoded: Tensor, name: str) -> tuple[float, float]:
-    """Sums of squares of the difference and of the original, in float64."""
-    if not original.is_floating_point():
-        if not torch.equal(original, decoded):
-            raise ArtifactError(f"tensor {name!r} holds integers and came back changed; this is a bug in a stage")
-        return 0.0, 0.0
+def _squared_difference(reference: Reference, name: str, decoded: Tensor) -> tuple[float, float]:
+    """Sums of squares of the difference and of the original, in float64.
+
+    In pieces: the whole original, and float64 copies of it, would be the largest things in memory.
+    """
+    spec = reference.specs[name]
     error = norm = 0.0
-    original, decoded = original.reshape(-1), decoded.reshape(-1)
-    # In pieces: float64 copies of a whole embedding would be the largest things in memory.
-    for start in range(0, original.numel(), _PIECE):
-        before, after = original[start : start + _PIECE], decoded[start : start + _PIECE]
+    start = 0
+    for chunk in reference.chunks(name):
+        before = from_bytes(chunk, PlaneSpec((len(chunk) // spec.item_bytes,), spec.dtype))
+        after = decoded.reshape(-1)[start : start + before.numel()]
+        start += before.numel()
+        if not spec.is_real:
+            if not torch.equal(before, after):
+                raise ArtifactError(f"tensor {name!r} holds integers and came back changed; this is a bug in a stage")
+            continue
         x, y = before.double(), after.double()
         finite = torch.isfinite(x)
         if not finite.all():

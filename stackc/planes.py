@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def byte_view(x: Tensor) -> np.ndarray:
+    """Elements in C order, little-endian, as a 1-d uint8 array; shares the memory of a dense plane where it can."""
+    dense = x.detach().contiguous()
+    # One element counts as contiguous whatever its stride, but cannot be viewed as bytes unless that is 1.
+    flat = dense.as_strided((dense.numel(),), (1,))
+    array: np.ndarray = flat.view(torch.uint8).numpy() if flat.numel() else numpy.zeros(0, numpy.uint8)
+    if sys.byteorder == "big":
+        array = array.reshape(-1, x.element_size())[:, ::-1].reshape(-1)
+    return array
+
+
 def to_bytes(x: Tensor) -> bytes:
     """Elements in C order, little-endian, as torch stores them.
 
@@ -23,13 +34,7 @@ def to_bytes(x: Tensor) -> bytes:
     >>> to_bytes(torch.tensor([1, -1], dtype=torch.int16)).hex()
     '0100ffff'
     """
-    dense = x.detach().contiguous()
-    # One element counts as contiguous whatever its stride, but cannot be viewed as bytes unless that is 1.
-    flat = dense.as_strided((dense.numel(),), (1,))
-    array = flat.view(torch.uint8).numpy() if flat.numel() else numpy.zeros(0, numpy.uint8)
-    if sys.byteorder == "big":
-        array = array.reshape(-1, x.element_size())[:, ::-1]
-    return array.tobytes()
+    return byte_view(x).tobytes()
 
 
 def limited(x: Tensor, dtype: str) -> Tensor:

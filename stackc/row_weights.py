@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: The source that counts the tokens of the task's training texts.
 TOKEN_COUNTS = "token-counts"
 
+_TEXTS_AT_ONCE = 4096
+
 #: Added to every token count, so that no row is free to become anything (Jeffreys' prior of a count).
 SMOOTHING = 0.5
 
@@ -100,10 +102,13 @@ def fingerprint(weights: Tensor) -> str:
 def _token_counts(rows: int, task: Task, tokenizer: Any) -> Tensor:
     if tokenizer is None:
         raise DataError(f"row weights {TOKEN_COUNTS!r} need the model's tokenizer: give a model folder that holds one")
-    ids = torch.tensor(
-        list(chain.from_iterable(task.token_ids(task.calibration_texts(), tokenizer))), dtype=torch.int64
-    )
-    counts = torch.bincount(ids, minlength=rows)
+    texts = task.calibration_texts()
+    counts = torch.zeros(rows, dtype=torch.int64)
+    # Some texts at a time: what a tokenizer returns takes far more memory than its token numbers.
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        ids = list(chain.from_iterable(task.token_ids(texts[start : start + _TEXTS_AT_ONCE], tokenizer)))
+        more = torch.bincount(torch.tensor(ids, dtype=torch.int64), minlength=rows)
+        counts = torch.nn.functional.pad(counts, (0, len(more) - len(counts))) + more
     if len(counts) > rows:
         raise DataError(
             f"row weights {TOKEN_COUNTS!r}: the tokenizer gives the token {len(counts) - 1}, but the tensor has {rows} rows; "

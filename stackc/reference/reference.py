@@ -80,7 +80,7 @@ class Reference(abc.ABC):
 
     @abc.abstractmethod
     def chunks(self, name: str) -> Iterator[bytes | memoryview]:
-        """Bytes of one tensor, little-endian in C order, in pieces of bounded size."""
+        """Bytes of one tensor, little-endian in C order, in pieces of bounded size that hold whole elements."""
 
     @property
     def nbytes(self) -> int:
