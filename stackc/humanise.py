@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+#: Where a name may go on in the next line; a dot or comma before a digit may be part of a number.
+_JOINT = re.compile(r"(?<=[_/(])|(?<=[.,])(?![\d.])")
+
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def three_digits(value: float) -> str:
@@ -86,3 +92,74 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def name_pieces(name: str) -> list[str]:
+    """Cut a name at its joints: after dots, commas, underscores, slashes and opening brackets, but not inside numbers.
+
+    Examples
+    --------
+    >>> name_pieces("layer.0.word_embeddings"), name_pieces("-128..127")
+    (['layer.0.', 'word_', 'embeddings'], ['-128..127'])
+    """
+    return [piece for piece in _JOINT.split(name) if piece]
+
+
+def fold_names(text: str, width: int) -> list[str]:
+    """Fold text to a width between its words, and at the joints of names that are wider; lines that go on keep the indent.
+
+    A piece of a name that is still wider than a line loses its middle, but one with a digit in it is cut and goes on: a
+    shape or a number that lost its middle would be another one.
+
+    Parameters
+    ----------
+    text : str
+        May have several lines.
+    width : int
+        Characters in a line, at least 1.
+
+    Examples
+    --------
+    >>> fold_names("bert.embeddings.word_embeddings.weight", 24)
+    ['bert.embeddings.word_', 'embeddings.weight']
+    >>> fold_names("extraordinarily", 9), fold_names("30522x1024", 6)
+    (['extr\u2026rily'], ['30522x', '1024'])
+    """
+    return [line for whole in text.split("\n") for line in _fold_line(whole, max(width, 1))]
+
+
+def _fold_line(text: str, width: int) -> list[str]:
+    words = text.split()
+    indent = " " * min(len(text) - len(text.lstrip(" ")), width - 1)
+    room = width - len(indent)
+    lines = [""]
+    for word in words:
+        blank = " " if lines[-1] else ""
+        if len(lines[-1] + blank + word) <= room:
+            lines[-1] += blank + word
+        elif len(word) <= room:
+            lines.append(word)
+        else:
+            _fold_word(word, room, lines)
+    return [indent + line for line in lines]
+
+
+def _fold_word(word: str, room: int, lines: list[str]) -> None:
+    """Add a word that is wider than a line to the lines, beginning with a new one."""
+    if lines[-1]:
+        lines.append("")
+    for piece in name_pieces(word):
+        if len(lines[-1] + piece) <= room:
+            lines[-1] += piece
+        else:
+            parts = _parts(piece, room)
+            lines[len(lines) - (not lines[-1]) :] = parts
+
+
+def _parts(word: str, width: int) -> list[str]:
+    if len(word) <= width:
+        return [word]
+    if width < 3 or any(character.isdigit() for character in word):
+        return [word[start : start + width] for start in range(0, len(word), width)]
+    tail = (width - 1) // 2
+    return [word[: width - 1 - tail] + ELLIPSIS + word[len(word) - tail :]]

@@ -208,11 +208,13 @@ def _nothing(
     on = f" on {', '.join(patterns)}" if patterns else ""
     where = f"stages[{index}] ({stage.use}){on}"
     if skipped:
-        first = skipped[0]
+        # The reason that helps is that of the plane most people mean: the largest, not some mask or bias.
+        first = max(skipped, key=lambda one: one.spec.numel)
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        remedy = "put it before the stages that make such planes, change 'on'" if first.path else "change 'on'"
         return (
             f"{where} fits none of the {len(skipped)} planes it matches: {first.plane}{more}: {first.refusal}; "
-            "put it before the stages that make such planes, change 'on', or say allow_empty: true"
+            f"{remedy}, or say allow_empty: true"
         )
     packed = [
         (g.names[0], path, by) for g in growing for path, by in g.packed.items() if matches(patterns, g.names, path)

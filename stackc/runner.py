@@ -89,6 +89,7 @@ def run(
         )
         write_text(temporary / REPORT_NAME, result.report.to_json())
         write_text(temporary / LOCK_NAME, result.lock)
+        check_output(folder, overwrite=overwrite)  # again: another run may have finished in the meantime
     return Run(folder, result.report)
 
 

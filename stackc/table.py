@@ -9,11 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich import box
+from rich.cells import cell_len
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from stackc.humanise import percent_text, plural, printable, seconds_text, size_text, three_digits
+from stackc.humanise import (
+    fold_names,
+    name_pieces,
+    percent_text,
+    plural,
+    printable,
+    seconds_text,
+    size_text,
+    three_digits,
+)
 from stackc.report import ByteRow, Report, StageRow
 from stackc.tasks import Score
 
@@ -28,6 +38,41 @@ _SHARES = frozenset({"accuracy"})
 
 _CONTAINER = "manifest"
 _BUNDLE = "tokenizer"
+
+#: Columns up to this ``expendable`` are what everybody asks for: names of stages fold before one of them is left out.
+_ASKED_FOR = 3
+
+#: To which width names of stages fold.
+_FOLDED_NAME = 12
+
+#: Below this width a column of names is hard to read, so others give way first.
+_READABLE = 10
+
+
+class Names:
+    """A cell of names: it folds at their joints (see `stackc.humanise.fold_names`), not in the middle of a word.
+
+    Parameters
+    ----------
+    text : str
+        May have several lines; control characters are shown, not obeyed.
+    style : str
+        Of rich.
+    """
+
+    def __init__(self, text: str, style: str = "") -> None:
+        self._lines = [printable(line) for line in text.splitlines()]
+        self._style = style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        folded = fold_names("\n".join(self._lines), options.max_width)
+        # Rich folds what is still too wide: characters that take two cells.
+        yield Text("\n".join(folded), style=self._style, overflow="fold")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        pieces = (len(piece) for line in self._lines for word in line.split() for piece in name_pieces(word))
+        longest = max((cell_len(line) for line in self._lines), default=0)
+        return Measurement(min(longest, max(pieces, default=0), _READABLE), longest).with_maximum(options.max_width)
 
 
 class _Column(NamedTuple):
@@ -47,22 +92,18 @@ class _FittingTable:
         self._footnotes = list(footnotes)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        columns = list(self._columns)
-        left_out: list[_Column] = []
         unlimited = options.update(width=10_000)
-        while True:
-            table = _render(columns)
+        columns = [column for column in self._columns if not column.expendable]
+        for added in sorted(self._columns, key=lambda column: column.expendable):
+            wider = [column for column in self._columns if column in columns or column is added]
+            table = _render(wider, _FOLDED_NAME if added.expendable <= _ASKED_FOR else None)
             if Measurement.get(console, unlimited, table).maximum <= options.max_width:
-                break
-            worst = max(columns, key=lambda column: column.expendable)
-            if not worst.expendable:
-                break
-            columns.remove(worst)
-            left_out.append(worst)
-        yield table
+                columns = wider
+        left_out = [column for column in self._columns if column not in columns]
+        yield _render(columns)
         notes = list(self._footnotes)
         if left_out:
-            names = ", ".join(_one_line(column.header) for column in self._columns if column in left_out)
+            names = ", ".join(_one_line(column.header) for column in left_out)
             notes.append(f"too narrow for: {names}")
         for note in notes:
             yield Text(note, style="dim")
@@ -92,25 +133,28 @@ def stage_table(report: Report) -> RenderableType:
     columns = [
         _Column("stage", 0, ["reference", *_stage_names(rows)], left=True),
         _Column(
-            "bytes if\nstopped here", 0, cells(size_text(model.bytes), lambda r: size_text(r.bytes_if_stopped_here))
+            "bytes if\nstopped\nhere", 0, cells(size_text(model.bytes), lambda r: size_text(r.bytes_if_stopped_here))
         ),
-        _Column("saved", 8, cells(MISSING, lambda r: size_text(r.saved_bytes))),
-        _Column("stage\nratio", 4, cells(MISSING, lambda r: three_digits(r.stage_ratio))),
+        _Column("saved", 9, cells(MISSING, lambda r: size_text(r.saved_bytes))),
+        _Column("stage\nratio", 6, cells(MISSING, lambda r: three_digits(r.stage_ratio))),
         _Column("ratio", 0, cells("1", lambda r: three_digits(r.ratio))),
-        _Column("bits/\nparam", 7, cells(three_digits(reference_bits), lambda r: three_digits(r.bits_per_parameter))),
-        _Column("weight\nerror", 3, cells("0", lambda r: three_digits(r.weight_error))),
+        _Column("bits/\nparam", 8, cells(three_digits(reference_bits), lambda r: three_digits(r.bits_per_parameter))),
+        _Column("weight\nerror", 2, cells("0", lambda r: three_digits(r.weight_error))),
     ]
+    encode = _Column("encode\ntime s", 3, cells(MISSING, lambda r: seconds_text(r.encode_seconds)))
     if any(score is not None for score in scores):
         metric = next(score.metric for score in scores if score is not None)
         heading = f"{metric} %" if metric in _SHARES else metric
         columns += [
             _Column(f"{heading}\n[95 % interval]", 1, [_value_cell(score) for score in scores]),
-            _Column("retention %\n[95 % interval]", 2, ["100.0", *(retention_text(score) for score in scores[1:])]),
+            encode,
+            _Column("retention %\n[95 % interval]", 4, ["100.0", *(retention_text(score) for score in scores[1:])]),
             _Column("agree-\nment %", 5, ["100.0", *(_agreement_cell(score) for score in scores[1:])]),
         ]
+    else:
+        columns.append(encode)
     columns += [
-        _Column("encode\ns", 9, cells(MISSING, lambda r: seconds_text(r.encode_seconds))),
-        _Column("decode\ns", 6, cells(MISSING, lambda r: seconds_text(r.decode_seconds))),
+        _Column("decode\ntime s", 7, cells(MISSING, lambda r: seconds_text(r.decode_seconds))),
         _Column("peak\nmemory", 10, cells(MISSING, lambda r: size_text(r.peak_memory_bytes))),
     ]
     skips = ", ".join(f"{row.use} {plural(row.skipped, 'plane')}" for row in rows if row.skipped)
@@ -135,18 +179,18 @@ def byte_rows_table(rows: Sequence[ByteRow]) -> Table:
     table.add_column("what", footer="total")
     table.add_column("plane")
     table.add_column("packer")
-    table.add_column("count", justify="right")
-    table.add_column("bytes", justify="right", footer=f"{total:,}")
-    table.add_column("share %", justify="right", footer="100.0")
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("bytes", justify="right", footer=f"{total:,}", no_wrap=True)
+    table.add_column("share %", justify="right", footer="100.0", no_wrap=True)
     if with_entropy:
-        table.add_column("entropy in bytes", justify="right")
-        table.add_column("above entropy %", justify="right")
+        table.add_column("entropy\nin bytes", justify="right", no_wrap=True)
+        table.add_column("above\nentropy %", justify="right", no_wrap=True)
     for row in rows:
         share = percent_text(row.bytes / total) if total else MISSING
         cells = [row.role, _plane_label(row), row.packer, f"{row.count:,}", f"{row.bytes:,}", share]
         if with_entropy:
             cells += [MISSING if row.entropy_bytes is None else f"{row.entropy_bytes:,.0f}", _slack(row)]
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+        table.add_row(*map(Names, cells[:3]), *map(Text, cells[3:]))
     return table
 
 
@@ -196,7 +240,7 @@ def retention_text(score: Score | None) -> str:
     return f"{value} [{percent_text(score.retention_low)}, {high}]"
 
 
-def _render(columns: Sequence[_Column]) -> Table:
+def _render(columns: Sequence[_Column], name_width: int | None = None) -> Table:
     table = plain_table()
     for column in columns:
         style = "bold" if column.header == "ratio" else None
@@ -205,11 +249,14 @@ def _render(columns: Sequence[_Column]) -> Table:
             justify="left" if column.left else "right",
             style=style,
             no_wrap=not column.left,
-            overflow="fold",
-            min_width=min(12, max(len(cell) for cell in column.cells)) if column.left else None,
+            min_width=min(_FOLDED_NAME, max(len(cell) for cell in column.cells)) if column.left else None,
+            max_width=name_width if column.left else None,
         )
     for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        table.add_row(*(Text(printable(cell)) for cell in row), style=None if number else "dim")
+        table.add_row(
+            *(Names(cell) if column.left else Text(printable(cell)) for column, cell in zip(columns, row, strict=True)),
+            style=None if number else "dim",
+        )
     return table
 
 

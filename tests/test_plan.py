@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_skipped_with_the_reason() -> None:
         (
             [{"use": "ans", "on": "*.weight"}],
             "stages[0] (ans) on *.weight fits none of the 2 planes it matches: embeddings.weight (and 1 more): ans codes "
-            "integers, not float32; put int before it, or use zstd; put it before the stages that make such planes, change "
+            "integers, not float32; put int before it, or use zstd; change "
             "'on', or say allow_empty: true",
         ),
         (
@@ -240,3 +240,16 @@ heavy = {"torch", "numpy", "transformers", "scipy", "constriction", "zstandard",
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parent.parent)
+
+
+def test_a_stage_that_fits_nothing_gives_the_reason_of_the_largest_matrix() -> None:
+    specs = {
+        "position_ids": PlaneSpec((1, 128), "int64"),
+        "bias": PlaneSpec((64,), "float32"),
+        "weight": PlaneSpec((1000, 64), "float32"),
+    }
+    recipe = recipe_from({"stages": [{"use": "seed", "rank": 400}]})
+    with pytest.raises(
+        PlanError, match=r"weight .and 2 more.: rank 400 does not fit a matrix of 1000x64; 1 to 64 fit; change 'on'"
+    ):
+        plan_recipe(recipe, specs)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import stackc
 from stackc.artifact.reader import Artifact
@@ -255,3 +256,48 @@ def test_reports_that_cannot_be_read(tmp_path, text: str | None, message: str) -
         path.write_text(text, encoding="latin-1")
     with pytest.raises(StackcError, match=message):
         read_report(path)
+
+
+def test_a_run_that_finishes_second_does_not_replace_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output folder is checked again at the end: another run may have filled it in the meantime."""
+    import stackc.pipeline
+
+    whole = stackc.pipeline.compress_to_file
+    folder = tmp_path / "out"
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        result = whole(*arguments, **options)
+        folder.mkdir()
+        (folder / "model.stackc").write_text("the other run's")
+        return result
+
+    monkeypatch.setattr(stackc.pipeline, "compress_to_file", meanwhile)
+    with pytest.raises(OutputError, match="exists already"):
+        run({"stages": ["raw"]}, torch.nn.Linear(2, 2), output=folder)
+    assert (folder / "model.stackc").read_text() == "the other run's"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_bare_weights_file_is_run_without_the_task_of_the_recipe(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.arange(12.0).reshape(3, 4)}, tmp_path / "weights.safetensors")
+    report = run("lossless", str(tmp_path / "weights.safetensors"), output=tmp_path / "out").report
+    assert report.final.score is None
+    assert report.final.weight_error == 0
+    assert any("was not run" in note for note in report.notes)
+
+
+def test_a_lock_keeps_the_name_of_its_recipe_and_runs_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.arange(12.0).reshape(3, 4)}, tmp_path / "weights.safetensors")
+    monkeypatch.chdir(tmp_path)
+    first = run("lossless", "weights.safetensors", output="out")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    second = run(tmp_path / "out" / "recipe.lock.yaml")
+    assert second.folder == Path("runs/lossless")
+    assert second.report.file.sha256 == first.report.file.sha256

@@ -189,8 +189,9 @@ class CheckedPayload:
         for index, at in enumerate(range(0, len(data), BLOCK_BYTES), start=first):
             if zlib.crc32(view[at : at + BLOCK_BYTES]) != _CRC.unpack_from(self._checksums, index * _CRC.size)[0]:
                 low = self._offset + index * BLOCK_BYTES
+                high = min(low + BLOCK_BYTES, self._offset + self._length)
                 raise ArtifactError(
-                    f"{self._name} is damaged between bytes {low} and {low + BLOCK_BYTES}: the checksum of this block does "
+                    f"{self._name} is damaged between bytes {low} and {high}: the checksum of this block does "
                     "not match; restore the file from a copy"
                 )
         return data[start - begin : start - begin + length]

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stackc.errors import SpecError, StackcError
+from stackc.errors import DependencyError, SpecError, StackcError
 from stackc.packer import Packer
 from stackc.recipe.schema import Schema, fields_of, summary_of, task_types
-from stackc.registry import Entry, find, names
+from stackc.registry import Entry, find, names, shadowed
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform
 
@@ -70,8 +70,16 @@ class ListedModel(NamedTuple):
 
 
 def stages() -> list[ListedStage]:
-    """All stages by name; one that does not import is listed with the reason."""
+    """All stages by name; one that does not import or is incomplete is listed with the reason."""
     return [_stage(name) for name in names()]
+
+
+def notes() -> list[str]:
+    """One line on each stage of a plugin that cannot be named in a recipe."""
+    return [
+        f"note: the stage {name!r} of package {package} is shadowed by the built-in {name!r}"
+        for name, package in shadowed()
+    ]
 
 
 def tasks() -> list[ListedTask]:
@@ -95,9 +103,12 @@ def models() -> list[ListedModel]:
 
 def _stage(name: str) -> ListedStage:
     try:
-        entry = find(name)
+        return _usable_stage(name, find(name))
     except StackcError as error:
-        return ListedStage(name, "not available", str(error), (), "nothing", "")
+        return ListedStage(name, "not available", f"not usable: {error}", (), "nothing", "")
+
+
+def _usable_stage(name: str, entry: Entry) -> ListedStage:
     preset = ", ".join(f"{key}: {value}" for key, value in entry.fields.items())
     summary = f"{entry.stage.name} with {preset}" if preset else summary_of(entry.stage)
     sample = _sample(entry)
@@ -224,12 +235,14 @@ def _accepts(stage: Transform | Packer | None) -> str:
 
 
 def _takes(stage: Transform | Packer, spec: PlaneSpec) -> bool:
-    if isinstance(stage, Packer):
-        return stage.accepts(spec)
     try:
+        if isinstance(stage, Packer):
+            return stage.accepts(spec)
         stage.plan(spec)
     except SpecError:
         return False
+    except Exception as error:  # a fault of one plugin, which must not keep the others from being listed
+        raise DependencyError(f"{stage.name} fails on a plane {spec}: {type(error).__name__}: {error}") from error
     return True
 
 

@@ -52,7 +52,7 @@ def check(
 def _show(result: CheckedRecipe, verbose: bool) -> None:
     from stackc.cli.terminal import output, say
     from stackc.humanise import plural, printable, size_text
-    from stackc.table import plain_table
+    from stackc.table import Names, plain_table
 
     console = output()
     say(
@@ -65,10 +65,10 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
     table = plain_table()
     table.add_column("", justify="right")
     table.add_column("stage", no_wrap=True)
-    table.add_column("parameters", overflow="fold")
-    table.add_column("on", overflow="fold")
-    table.add_column("planes", justify="right")
-    table.add_column("makes or packs", overflow="fold")
+    table.add_column("parameters")
+    table.add_column("on")
+    table.add_column("planes", justify="right", no_wrap=True)
+    table.add_column("makes or packs")
     table.add_column("at fixed\nwidth", justify="right", no_wrap=True)
     for number, stage in enumerate(result.stages):
         planes = ", ".join(f"{group.plane} {group.count:,} ({group.dtype})" for group in stage.planes) or "nothing"
@@ -83,7 +83,7 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
             verb + planes,
             bound + size_text(stage.fixed_width_bytes),
         )
-        table.add_row(*map(_text, row))
+        table.add_row(*map(Names, row))
     console.print(table)
     console.print()
     for number, stage in enumerate(result.stages):
@@ -119,18 +119,12 @@ def _listed(names: list[str]) -> str:
 
 
 def _tensors(result: CheckedRecipe) -> Table:
-    from stackc.table import plain_table
+    from stackc.table import Names, plain_table
 
     table = plain_table()
     for heading in ("tensor", "spec", "stack", "stored planes"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading)
     for tensor in result.tensors:
         planes = "\n".join(f"{plane.path or 'tensor'}: {plane.spec}, {plane.packer}" for plane in tensor.planes)
-        table.add_row(_text("\n= ".join(tensor.names)), _text(tensor.spec), _text(tensor.stack), _text(planes))
+        table.add_row(*map(Names, ("\n= ".join(tensor.names), tensor.spec, tensor.stack, planes)))
     return table
-
-
-def _text(text: str) -> str:
-    from stackc.humanise import printable
-
-    return "\n".join(map(printable, text.splitlines()))

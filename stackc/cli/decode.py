@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stackc.cli.verify import ArtifactArgument
+from stackc.cli.verify import ArtifactArgument, artifact_path
 from stackc.nearest import nearest
 
 if TYPE_CHECKING:
@@ -61,6 +60,7 @@ def decode(
     from stackc.humanise import plural, size_text
     from stackc.parallel import map_ordered
 
+    file = artifact_path(file)
     with Artifact(file) as artifact:
         as_folder = _as_folder(to, output, artifact.config is not None)
         target = output or Path(file.stem if as_folder else f"{file.stem}{_SUFFIX}")
@@ -132,32 +132,19 @@ def _check_target(target: Path, as_folder: bool, overwrite: bool, known: set[str
 def _write_folder(
     target: Path, config: Mapping[str, Any] | None, state: Mapping[str, Tensor], files: Mapping[str, bytes | Path]
 ) -> None:
-    from stackc.reference import save_folder
+    from stackc.artifact.writer import writing
+    from stackc.reference.saving import fill_folder
     from stackc.runner import replacing_folder
 
-    with replacing_folder(target) as temporary:
-        temporary.rmdir()  # save_folder makes its folder itself
-        save_folder(temporary, config, state, files)
-        _share(temporary / _WEIGHTS)
+    with replacing_folder(target) as temporary, writing(target):
+        fill_folder(temporary, config, state, files)
 
 
 def _write_file(target: Path, state: Mapping[str, Tensor]) -> None:
-    import tempfile
-
-    from stackc.artifact.writer import writing
-    from stackc.reference import save_folder
+    from stackc.artifact.writer import atomic_file, writing
+    from stackc.reference.saving import write_weights
 
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-            save_folder(Path(temporary) / "model", None, state)
-            weights = Path(temporary) / "model" / _WEIGHTS
-            _share(weights)
-            weights.replace(target)
-
-
-def _share(path: Path) -> None:
-    """Give a file the permissions of any other new file; safetensors makes its files private."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+        with atomic_file(target) as temporary:
+            write_weights(temporary, None, state)

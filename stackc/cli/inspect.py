@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from stackc.cli.options import JsonOption
-from stackc.cli.verify import ArtifactArgument
+from stackc.cli.verify import ArtifactArgument, artifact_path
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,6 +66,7 @@ def inspect(
     from stackc.artifact.reader import Artifact
     from stackc.cli.terminal import write_json
 
+    file = artifact_path(file)
     with Artifact(file) as artifact:
         others = _other_names(artifact)
         result = Inspected(
@@ -161,26 +162,24 @@ def _value(value: object) -> str:
 def _tensor_table(result: Inspected) -> Table:
     from rich.text import Text
 
-    from stackc.humanise import printable, three_digits
-    from stackc.table import plain_table
+    from stackc.humanise import three_digits
+    from stackc.table import Names, plain_table
 
     table = plain_table()
-    table.add_column("tensor, its stack, its planes", overflow="fold")
-    table.add_column("spec", overflow="fold")
-    table.add_column("packer")
+    table.add_column("tensor, its stack, its planes")
+    table.add_column("spec")
+    table.add_column("packer", no_wrap=True)
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("bits per\nelement", justify="right", no_wrap=True)
     for tensor in result.tensors:
         names = " = ".join([tensor.name, *tensor.ties])
-        table.add_row(
-            Text(printable(names), style="bold"), tensor.spec, "", Text(f"{tensor.bytes:,}", style="bold"), ""
-        )
+        table.add_row(Names(names, style="bold"), Names(tensor.spec), "", Text(f"{tensor.bytes:,}", style="bold"), "")
         single = len(tensor.planes) == 1 and not tensor.planes[0].path
         if not single:
-            table.add_row(Text(f"  {printable(tensor.stack)}", style="dim"), "", "", "", "")
+            table.add_row(Names(f"  {tensor.stack}", style="dim"), "", "", "", "")
         for plane in tensor.planes:
             label = "  stored as it is" if single else f"  {plane.path}{' (side)' if plane.side else ''}"
             bits = "-" if plane.bits_per_element is None else three_digits(plane.bits_per_element)
             spec = "" if single else plane.spec
-            table.add_row(printable(label), spec, plane.packer, f"{plane.bytes:,}", bits)
+            table.add_row(Names(label), Names(spec), plane.packer, f"{plane.bytes:,}", bits)
     return table

@@ -37,6 +37,7 @@ def list_installed(
     ] = None,
 ) -> None:
     """List the stages, recipes, demo models and tasks that are installed."""
+    from stackc.cli import catalogue
     from stackc.cli.terminal import output, say
 
     console = output()
@@ -49,6 +50,7 @@ def list_installed(
         console.print(_overview(wanted))
         console.print()
     if section in (None, "stages"):
+        say(console, *catalogue.notes())
         say(console, "'stackc list stages NAME' shows the parameters of one stage with their meaning")
 
 

@@ -7,7 +7,25 @@ from typing import Annotated
 
 import typer
 
-ArtifactArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A .stackc file.")]
+ArtifactArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A .stackc file, or the folder of a run.")]
+
+
+def artifact_path(path: Path) -> Path:
+    """The file that is meant: the one in it if ``path`` is the folder of a run.
+
+    Raises
+    ------
+    StackcError
+        If it is another folder.
+    """
+    from stackc.errors import StackcError
+    from stackc.runner import ARTIFACT_NAME
+
+    if not path.is_dir():
+        return path
+    if not (path / ARTIFACT_NAME).is_file():
+        raise StackcError(f"{path} holds no {ARTIFACT_NAME}; is it the folder of a run?")
+    return path / ARTIFACT_NAME
 
 
 def verify(
@@ -23,6 +41,7 @@ def verify(
     from stackc.humanise import plural
     from stackc.parallel import map_ordered
 
+    file = artifact_path(file)
     with Artifact(file) as artifact, showing_progress(quiet=quiet) as progress:
         planes = sum(len(artifact.planes(name)) for name in artifact.specs)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -98,17 +100,26 @@ def lock_document(
             for stage, chosen in choices.items()
         },
         artifact=artifact,
+        name=recipe.name,
     )
     document = {
         "stackc": RECIPE_FORMAT,
-        "model": recipe.model,
-        "task": dict(task),
+        "model": _findable(recipe.model),
+        "task": {key: _findable(value) for key, value in task.items()},
         "seed": recipe.seed,
         "bundle": list(recipe.bundle),
         "stages": stages,
         "lock": msgspec.to_builtins(lock),
     }
     return _HEAD + dump_document(document)
+
+
+def _findable(value: Any) -> Any:
+    """A path that exists as an absolute one, so that the lock runs from any folder; everything else as it is."""
+    if isinstance(value, str) and (os.sep in value or Path(value).suffix):
+        path = Path(value).expanduser()
+        return str(path.resolve()) if path.exists() else value
+    return value
 
 
 def locked_choices(recipe: Recipe) -> dict[int, dict[str, Transform]]:

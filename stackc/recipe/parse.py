@@ -107,15 +107,16 @@ def parse_recipe(document: Document) -> Recipe:
             raise RecipeError(
                 f"{document.where(('bundle',))}: cannot bundle {item!r}; what can be bundled: {', '.join(BUNDLES)}"
             )
-    lock = value.get("lock")
+    lock = None if value.get("lock") is None else _typed(document, ("lock",), value["lock"], Lock)
+    stem = document.name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".lock")
     return Recipe(
-        name=document.name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".lock"),
+        name=lock.name if lock is not None and lock.name else stem,
         stages=tuple(_parse_stage(document, ("stages", index), stage) for index, stage in enumerate(stages)),
         model=_typed(document, ("model",), value.get("model"), str | None),
         task=_parse_task(document, value.get("task", "none")),
         seed=_typed(document, ("seed",), value.get("seed", 0), int),
         bundle=bundle,
-        lock=None if lock is None else _typed(document, ("lock",), lock, Lock),
+        lock=lock,
     )
 
 
@@ -158,14 +159,18 @@ def _parse_stage(document: Document, path: Path_, value: Any) -> Stage:
     return Stage(
         use=use,
         config=cast("Any", _typed(document, path, config, entry.stage)),
-        on=_parse_patterns(document, (*path, "on"), value.get("on", [])),
+        on=_parse_patterns(document, (*path, "on"), value["on"]) if "on" in value else (),
         allow_empty=_typed(document, (*path, "allow_empty"), value.get("allow_empty", False), bool),
         weights=weights,
     )
 
 
 def _parse_patterns(document: Document, path: Path_, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, str | list):
+        raise RecipeError(f"{document.where(path)}: 'on' is a glob or a list of globs, not {_kind(value)}")
     patterns = _typed(document, path, [value] if isinstance(value, str) else value, list[str])
+    if not patterns:
+        raise RecipeError(f"{document.where(path)}: 'on' lists no glob; leave it out to take every plane that fits")
     if not all(pattern.removeprefix("!") for pattern in patterns):
         raise RecipeError(f"{document.where(path)}: a glob is empty; write '*' for all tensors, or leave 'on' out")
     return tuple(patterns)
@@ -213,11 +218,32 @@ def _translated(document: Document, path: Path_, error: msgspec.ValidationError,
     if unknown and not inner:
         hint = nearest(unknown[1], [field.name for field in msgspec.structs.fields(kind)])
         return RecipeError(f"{document.where((*path, unknown[1]))}: {path[-1]} has no field {unknown[1]!r}{hint}")
+    choice = re.fullmatch(r"Invalid enum value '(.*)'", message)
+    if choice and path and isinstance(path[-1], str):
+        valid = _choices(kind, path[-1])
+        hint = nearest(choice[1], valid) or ";"
+        return RecipeError(f"{document.where(path)}: there is no {choice[1]!r}{hint} {' or '.join(valid)}")
     message = message.replace("`", "'")
     value = _lookup(document.value, path)
     shown = isinstance(value, int | float | str) and not isinstance(value, bool) and not message.startswith("Object ")
     got = f" (it is {value!r})" if shown else ""
     return RecipeError(f"{document.where(path)}: {message[:1].lower()}{message[1:]}{got}")
+
+
+def _choices(kind: Any, field: str) -> list[str]:
+    """The values that a field of a struct may have, if it has a list of them."""
+    known = msgspec.inspect.type_info(kind)
+    types = [found.type for found in getattr(known, "fields", ()) if found.name == field]
+    values: list[str] = []
+    while types:
+        found = types.pop()
+        if isinstance(found, msgspec.inspect.LiteralType):
+            values += map(str, found.values)
+        elif isinstance(found, msgspec.inspect.Metadata):
+            types.append(found.type)
+        elif isinstance(found, msgspec.inspect.UnionType):
+            types += found.types
+    return values
 
 
 def _lookup(value: Any, path: Path_) -> Any:

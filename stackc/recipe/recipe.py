@@ -101,6 +101,8 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ``{stage number: {plane path: settled configuration}}`` for stages with automatic choices.
     artifact : str
         SHA-256 of the file that the run wrote.
+    name : str
+        Name of the recipe, which the file's own name does not tell.
     """
 
     versions: dict[str, str]
@@ -110,3 +112,4 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: dict[str, str] = {}
     choices: dict[str, dict[str, dict[str, Any]]] = {}
     artifact: str = ""
+    name: str = ""

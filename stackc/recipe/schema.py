@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stackc.errors import StackcError
+from stackc.errors import DependencyError, StackcError
 from stackc.recipe.parse import BUNDLES
 from stackc.recipe.recipe import RECIPE_FORMAT, Lock
 from stackc.registry import find, names
@@ -62,12 +62,20 @@ def fields_of(kind: type[msgspec.Struct]) -> Fields:
 
     A field without a description takes that of the ``Parameters`` section of the class's docstring.
 
+    Raises
+    ------
+    DependencyError
+        If a field has a type that no recipe can write.
+
     Examples
     --------
     >>> fields_of(find("int").stage).properties["bits"]["maximum"]
     8
     """
-    (reference,), components = msgspec.json.schema_components([kind], ref_template=_REFERENCE)
+    try:
+        (reference,), components = msgspec.json.schema_components([kind], ref_template=_REFERENCE)
+    except (TypeError, NameError) as error:  # a type without a JSON form, or a name that its module does not have
+        raise DependencyError(f"the fields of {kind.__name__} cannot be written in a recipe: {error}") from error
     schema = components.pop(reference["$ref"].removeprefix("#/$defs/"))
     documented = documented_parameters(kind)
     properties = {
@@ -132,7 +140,7 @@ def stage_schema(name: str) -> tuple[Schema, dict[str, Schema]]:
     Raises
     ------
     StackcError
-        If there is no such stage, or it does not import.
+        If there is no such stage, or it is not usable.
     """
     entry = find(name)
     fields = fields_of(entry.stage)
@@ -164,7 +172,7 @@ def recipe_schema() -> Schema:
         try:
             schema, needed = stage_schema(name)
         except StackcError:
-            continue  # a plugin that does not import cannot be used either; naming it in a recipe says why
+            continue  # a plugin that is not usable: naming it in a recipe says why
         stages.append(schema)
         definitions |= needed
         if _complete(name):

@@ -147,10 +147,11 @@ def _entries(folder: Path) -> Iterable[Path]:
 
 def _factory(name: str) -> Reference:
     module_name, _, attribute = name.partition(":")
-    with _working_folder_importable():
+    # What a user's module prints must not end up in the middle of a report on standard output.
+    with _working_folder_importable(), contextlib.redirect_stdout(sys.stderr):
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:  # an imported file may fail in any way
+        except (Exception, SystemExit) as error:  # an imported file may fail in any way
             raise ModelError(f"the module of {name!r} does not import: {type(error).__name__}: {error}") from error
         try:
             factory = operator.attrgetter(attribute)(module)
@@ -167,7 +168,7 @@ def _factory(name: str) -> Reference:
             made = factory()
         except StackcError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"{name!r} failed: {type(error).__name__}: {error}") from error
     return _module(made, name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from stackc.reference.sharing import ties_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+#: How the errors of safetensors, which are not of `OSError`, tell what the operating system said.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def save_folder(
@@ -51,40 +55,84 @@ def save_folder(
     """
     if os.path.lexists(path):
         raise OutputError(f"{path} exists already: give another name or remove it first")
+    from stackc.artifact.writer import writing
+
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
-    try:
+    with writing(path):
         temporary.mkdir()
         try:
-            _write(temporary, config, state, tokenizer_files or {})
-            _sync(temporary)
+            fill_folder(temporary, config, state, tokenizer_files)
             temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     return path
 
 
-def _write(
+def fill_folder(
     folder: Path,
     config: Mapping[str, Any] | None,
     state: Mapping[str, Tensor],
-    tokenizer_files: Mapping[str, bytes | Path],
+    tokenizer_files: Mapping[str, bytes | Path] | None = None,
 ) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    """Write what `save_folder` writes into a folder that exists; all is on the disk when this returns.
 
+    Raises
+    ------
+    OSError
+        If the operating system refuses, whoever of the libraries below asked it.
+    OutputError
+        If the weights or the tokenizer files cannot be written for another reason.
+    """
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    try:
-        save_file(_storable(config, state), folder / "model.safetensors", metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OutputError(f"the weights cannot be written: {error}") from error
-    for name, content in tokenizer_files.items():
+    write_weights(folder / "model.safetensors", config, state)
+    for name, content in (tokenizer_files or {}).items():
         if Path(name).name != name:
             raise OutputError(f"{name!r} is not the name of a tokenizer file")
         (folder / name).write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+    _sync(*folder.iterdir())
+
+
+def write_weights(path: Path, config: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> None:
+    """Write a .safetensors file that is as readable as any other new file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one that stands there is replaced.
+    config : mapping, optional
+        Content of config.json; a tied tensor is written once if it restores the tie.
+    state : mapping of str to Tensor
+        The weights.
+
+    Raises
+    ------
+    OSError
+        If the operating system refuses.
+    OutputError
+        If safetensors does.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(_storable(config, state), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        found = _OS_ERROR.search(str(error))
+        if found is None:
+            raise OutputError(f"the weights cannot be written: {error}") from error
+        code = int(found[1])
+        raise OSError(code, os.strerror(code)) from error
+    _share(path)
+    _sync(path)
+
+
+def _share(path: Path) -> None:
+    """Give a file the permissions of any other new file; safetensors makes its files private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _storable(config: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,7 +159,7 @@ def _loads(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
+def _sync(*paths: Path) -> None:
+    for path in paths:
         with path.open("rb+") as file:
             os.fsync(file.fileno())

@@ -206,7 +206,10 @@ class TextClassification(Task, frozen=True):
 
     def _need(self, tokenizer: Any) -> None:
         if tokenizer is None:
-            raise DataError(f"the task {self.name} needs the model's tokenizer: give a model folder that holds one")
+            raise DataError(
+                f"the task {self.name} needs the model's tokenizer: give a model folder that holds one, "
+                "or leave the task out (--no-eval, evaluate=False)"
+            )
 
     def _table(self, split: str) -> sources.Table:
         match sources.kind_of(self.data):

@@ -146,7 +146,7 @@ def test_a_preset_is_described_by_its_own_name() -> None:
         ),
         (
             "stages:\n- use: int\n  granularity: rows",
-            "stages[0].granularity (line 3 of r.yaml): invalid enum value 'rows' (it is 'rows')",
+            "stages[0].granularity (line 3 of r.yaml): there is no 'rows', did you mean 'row'? group or row or tensor",
         ),
         (
             "stages:\n- use: int8\n  bits: 4",
@@ -161,8 +161,11 @@ def test_a_preset_is_described_by_its_own_name() -> None:
             "stages:\n- {use: prune, rows: 1.5}",
             "stages[0].rows (line 2 of r.yaml): expected 'float' <= 1.0 (it is 1.5)",
         ),
-        ("stages:\n- {use: raw, on: 3}", "stages[0].on (line 2 of r.yaml): expected 'array', got 'int' (it is 3)"),
-        ("stages:\n- {use: raw, on: }", "stages[0].on (line 2 of r.yaml): expected 'array', got 'null'"),
+        ("stages:\n- {use: raw, on: 3}", "stages[0].on (line 2 of r.yaml): 'on' is a glob or a list of globs, not 3"),
+        (
+            "stages:\n- {use: raw, on: }",
+            "stages[0].on (line 2 of r.yaml): 'on' is a glob or a list of globs, not nothing",
+        ),
         (
             "stages:\n- use: raw\n  on:\n  - a\n  - 3",
             "stages[0].on[1] (line 5 of r.yaml): expected 'str', got 'int' (it is 3)",
@@ -286,3 +289,16 @@ def test_a_recipe_that_is_not_there(source: str, tmp_path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=r"there is no recipe .*give a YAML file or one of int8, lossless"):
         load_recipe(source)
+
+
+def test_a_wrong_choice_names_the_valid_ones() -> None:
+    with pytest.raises(
+        RecipeError, match=r"stages\[0\].granularity .*no 'rwo', did you mean 'row'\?.*group or row or tensor"
+    ):
+        parse("stages: [{use: int, granularity: rwo}]")
+
+
+@pytest.mark.parametrize("on", ["[]", "5", "{a: b}", "~"])
+def test_on_is_a_glob_or_a_list_of_globs(on: str) -> None:
+    with pytest.raises(RecipeError, match=r"stages\[0\].on .*glob"):
+        parse(f"stages: [{{use: int, on: {on}}}]")
