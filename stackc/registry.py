@@ -166,9 +166,10 @@ def find_format(name: str, version: int) -> StageClass:
         return _load(fitting[0]).stage
     versions = sorted({stage.version for stage in classes if stage.name == name})
     if versions:
-        installed = " and ".join(map(str, versions))
+        listed = " and ".join(map(str, versions))
+        installed = f"versions {listed} are" if len(versions) > 1 else f"version {listed} is"
         raise DependencyError(
-            f"the file needs {name}@{version}, but version {installed} is installed; "
+            f"the file needs {name}@{version}, but {installed} installed; "
             "install the release of stackc, or of the plugin, that wrote it"
         )
     if unusable is not None:

@@ -201,7 +201,7 @@ def summary_lines(report: Report) -> list[str]:
         f"{file.name}: {file.bytes:,} bytes ({size_text(file.bytes)}), {_times(file.ratio)} than {printable(model.source)} "
         f"({model.bytes:,} bytes)",
         f"ratio {three_digits(file.ratio)}; against the reference in fp16 {three_digits(file.ratio_to_fp16)}, "
-        f"against its best lossless file {three_digits(file.ratio_to_lossless)}",
+        f"against its lossless file {three_digits(file.ratio_to_lossless)}",
     ]
     if file.self_contained_bytes is not None:
         lines.append(_tokenizer_line(report))

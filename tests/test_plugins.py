@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from stackc import registry
 from stackc.cli import app
 from stackc.errors import DependencyError
-from stackc.recipe.schema import recipe_schema
+from stackc.recipe.schema import recipe_schema, task_types
 from stackc.spec import PlaneSpec
 
 #: A transform that leaves its plane as it is, under any name.
@@ -101,14 +101,16 @@ def test_files_of_either_of_two_packages_decode_as_long_as_the_versions_differ(i
     assert (one.version, two.version) == (1, 2)
     assert "stackc_one" in one.__module__
     assert "stackc_two" in two.__module__
-    with pytest.raises(DependencyError, match="needs wavelet@3, but version 1 and 2 is installed"):
+    with pytest.raises(DependencyError, match="needs wavelet@3, but versions 1 and 2 are installed"):
         registry.find_format("wavelet", 3)
 
 
 def test_one_format_of_two_packages_is_refused(install: Install) -> None:
     install("stackc-one", {"wavelet": "Same"}, STAGE.format(name="wavelet", version=1))
     install("stackc-two", {"wavelet": "Same"}, STAGE.format(name="wavelet", version=1))
-    with pytest.raises(DependencyError, match="the format wavelet@1, .* packages stackc-one and stackc-two: uninstall"):
+    with pytest.raises(
+        DependencyError, match=r"the format wavelet@1, .* packages stackc-one and stackc-two: uninstall"
+    ):
         registry.find_format("wavelet", 1)
 
 
@@ -193,8 +195,17 @@ def test_a_stage_that_cannot_be_described_is_one_row(install: Install, source: s
 def test_an_older_format_must_have_the_version_of_its_entry_point(install: Install) -> None:
     install("stackc-old", {"wavelet@1": "Same", "wavelet@2": "Same"}, COMPLETE)
     assert registry.find_format("wavelet", 1).version == 1
-    with pytest.raises(DependencyError, match="'wavelet@2' of package stackc-old .*Same is wavelet@1"):
+    with pytest.raises(DependencyError, match=r"'wavelet@2' of package stackc-old .*Same is wavelet@1"):
         registry.find("wavelet@2")
+
+
+@pytest.mark.parametrize("target", ["stackc.spec:PlaneSpec", "stackc.spec:NoSuchTask", "stackc.tasks.task:Task"])
+def test_what_is_no_task_is_left_out(install: Install, target: str) -> None:
+    site = install("stackc-judge", {"wavelet": "Same"}, COMPLETE)
+    (next(site.glob("*.dist-info")) / "entry_points.txt").write_text(f"[stackc.tasks]\njudge = {target}\n")
+    assert "judge" not in task_types()
+    assert "text-classification" in task_types()
+    assert recipe_schema()["properties"]["task"]["oneOf"][0]["enum"] == ["none"]
 
 
 def test_one_package_with_a_name_twice(install: Install) -> None:

@@ -63,16 +63,17 @@ def table(results: list[dict[str, Any]]) -> str:
     """Markdown."""
     first = results[0]
     value, low, high = (100 * part for part in first["reference"])
+    lossless = first["ratio to lossless"] / first["ratio"]
     lines = [
-        "| | bytes | ratio | to fp16 | accuracy [95 %] | retention [95 %] | skill kept | agreement |",
-        "|---|--:|--:|--:|---|---|--:|--:|",
-        f"| original (fp32) | {first['reference bytes']:,} | 1.0x | 0.5x | {value:.1f} [{low:.1f}, {high:.1f}] | 100 % | 100 % | 100 % |",
+        "| | bytes | ratio | to fp16 | to lossless | accuracy [95 %] | retention [95 %] | skill kept | agreement |",
+        "|---|--:|--:|--:|--:|---|---|--:|--:|",
+        f"| original (fp32) | {first['reference bytes']:,} | 1.0x | 0.5x | {lossless:.1f}x | {value:.1f} [{low:.1f}, {high:.1f}] | 100 % | 100 % | 100 % |",
     ]
     for row in results:
         accuracy = [100 * part for part in row["accuracy"]]
         kept = [100 * part for part in row["retention"]]
         lines.append(
-            f"| {row['label']} | {row['bytes']:,} | {row['ratio']:.1f}x | {row['ratio to fp16']:.1f}x "
+            f"| {row['label']} | {row['bytes']:,} | {row['ratio']:.1f}x | {row['ratio to fp16']:.1f}x | {row['ratio to lossless']:.1f}x "
             f"| {accuracy[0]:.1f} [{accuracy[1]:.1f}, {accuracy[2]:.1f}] | {kept[0]:.1f} % [{kept[1]:.1f}, {kept[2]:.1f}] "
             f"| {100 * row['skill retention']:.0f} % | {100 * row['agreement']:.1f} % |"
         )

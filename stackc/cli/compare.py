@@ -157,7 +157,7 @@ def _rows(a: Side, b: Side) -> list[tuple[str, str, str, str]]:
     add("file, bytes", (a.file_bytes, b.file_bytes), count)
     add("ratio", (a.ratio, b.ratio), three_digits)
     add("ratio to fp16", (a.ratio_to_fp16, b.ratio_to_fp16), three_digits)
-    add("ratio to best lossless", (a.ratio_to_lossless, b.ratio_to_lossless), three_digits)
+    add("ratio to lossless", (a.ratio_to_lossless, b.ratio_to_lossless), three_digits)
     add("weight error", (a.weight_error, b.weight_error), three_digits)
     known = a.score or b.score
     if known is not None:

@@ -124,13 +124,15 @@ def documented_parameters(kind: type) -> dict[str, str]:
 
 
 def task_types() -> dict[str, type[Task]]:
-    """The classes of all installed tasks that import."""
+    """The classes of all installed tasks that import and are complete."""
     types: dict[str, type[Task]] = {}
     for point in entry_points(group="stackc.tasks"):
         try:
-            types.setdefault(point.name, point.load())
-        except ImportError:
+            kind = point.load()
+        except (ImportError, AttributeError, SyntaxError):
             continue
+        if isinstance(kind, type) and issubclass(kind, Task) and not inspect.isabstract(kind):
+            types.setdefault(point.name, kind)
     return {name: types[name] for name in task_names() if name in types}
 
 
@@ -235,7 +237,7 @@ def _complete(name: str) -> bool:
 def _complete_tasks() -> list[str]:
     """Tasks that a bare name stands for."""
     complete = []
-    for name in task_names():
+    for name in task_types():
         try:
             find_task(name)
         except (StackcError, msgspec.ValidationError):

@@ -84,7 +84,8 @@ def test_missing_data_is_an_error_after_the_plan(stackc: Invoke, recipe: Path) -
     result = stackc("check", recipe, "--set", "task.data=nowhere.tsv")
     assert result.exit_code == 1
     assert "5 stages" in result.stdout
-    assert "there is no file 'nowhere.tsv'" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert "there is no file 'nowhere.tsv'" in result.stderr.splitlines()[-1]
     as_json = stackc("check", recipe, "--set", "task.data=nowhere.tsv", "--json")
     assert (as_json.exit_code, as_json.stdout) == (1, "")
 
@@ -101,3 +102,11 @@ def test_a_model_is_needed(stackc: Invoke, tmp_path: Path) -> None:
     result = stackc("check", path)
     assert result.exit_code == 1
     assert "--model" in result.stderr
+
+
+def test_names_in_a_narrow_table_fold_at_joints(stackc: Invoke, recipe: Path) -> None:
+    result = stackc("check", recipe, "--verbose", columns=80)
+    assert result.exit_code == 0, result.output
+    words = {word for line in result.stdout.splitlines() for word in line.split()}
+    assert {"LayerNorm.bias", "embeddings."} <= words
+    assert not words & {"LayerNor", "m.bias"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import stackc as library
@@ -121,3 +122,25 @@ def test_an_unknown_form_is_a_usage_error(stackc: Invoke, artifact: Path) -> Non
     result = stackc("decode", artifact, "--to", "foldr")
     assert result.exit_code == 2
     assert "did you mean 'folder'?" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["decoded", "bare.safetensors"])
+def test_a_full_disk_is_named_with_the_output(
+    stackc: Invoke, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    result = stackc("decode", artifact, "--output", tmp_path / name)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"error: {tmp_path / name} cannot be written: the disk is full; free some space or choose another --output"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_run_stands_for_its_file(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:
+    result = stackc("decode", artifact.parent, "--output", tmp_path / "weights.safetensors")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "weights.safetensors").is_file()

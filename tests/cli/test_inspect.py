@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import Invoke
 
@@ -62,3 +65,30 @@ def test_names_cannot_steer_the_terminal(stackc: Invoke, tmp_path: Path) -> None
     assert "evil\\x1b[2J" in shown.output
     for arguments in (("check", tmp_path / "r.yaml", "--model", tmp_path / "evil.safetensors", "--verbose"),):
         assert "\x1b" not in stackc(*arguments).output
+
+
+def test_the_folder_of_a_run_stands_for_its_file(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:
+    result = stackc("inspect", artifact.parent, "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == stackc("inspect", artifact, "--json").stdout
+    other = stackc("inspect", tmp_path)
+    assert other.exit_code == 1
+    assert "holds no model.stackc" in other.stderr
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_names_fold_at_joints_and_numbers_stay_whole(stackc: Invoke, artifact: Path, width: int) -> None:
+    found = json.loads(stackc("inspect", artifact, "--json").stdout)
+    lines = stackc("inspect", artifact, columns=width).stdout.splitlines()
+    rules = [number for number, line in enumerate(lines) if line.startswith("──")]
+    table = lines[rules[-1] + 1 : -1]
+    assert max(map(len, table)) <= width
+    words = {word for line in table for word in line.split()}
+    for tensor in found["tensors"]:
+        assert f"{tensor['bytes']:,}" in words
+    joined = "".join(line.split()[0] for line in table if line.strip() and not line.startswith(" "))
+    assert all(tensor["name"] in joined for tensor in found["tensors"])
+    # What goes on in the next line was cut behind a joint.
+    cut = [line.split()[0] for line, after in pairwise(table) if after[:1].islower() and line[:1].islower()]
+    assert all(word.endswith((".", "_")) for word in cut)
+    assert cut or width == 100

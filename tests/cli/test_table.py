@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from stackc.humanise import printable, size_text, three_digits
+from stackc.humanise import fold_names, name_pieces, printable, size_text, three_digits
 from stackc.report import ByteRow, FileSummary, ModelSummary, Report, StageRow
 from stackc.table import byte_table, stage_table, summary_lines
 from stackc.tasks import Score
@@ -89,7 +89,8 @@ REPORT = Report(
     notes=["the lock was written with torch 1.0"],
 )
 
-ALWAYS = ("stage", "stopped here", "ratio", "accuracy")
+ALWAYS = ("stage", "stopped", "here", "ratio", "accuracy")
+ASKED_FOR = (*ALWAYS, "error", "time s")
 WIDE = (*ALWAYS, "saved", "retention", "error", "agree", "encode", "decode", "memory", "param")
 
 
@@ -120,7 +121,36 @@ def test_a_narrow_terminal_says_what_is_missing() -> None:
     assert "too narrow for" in render(stage_table(REPORT), 80)
     assert "too narrow for" not in render(stage_table(REPORT), 160)
     at_100 = render(stage_table(REPORT), 100).partition("──")[0]
-    assert all(word in at_100 for word in (*ALWAYS, "retention", "error", "agree", "stage"))
+    assert all(word in at_100 for word in (*ASKED_FOR, "retention", "agree"))
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_size_ratio_error_accuracy_and_time_are_always_there(width: int) -> None:
+    text = render(stage_table(REPORT), width)
+    head, _, rows = text.partition("──")
+    assert all(word in head for word in ASKED_FOR)
+    seed = next(line for line in rows.splitlines() if line.startswith("seed"))
+    assert all(number in seed for number in ("1.00 MB", "17.5", "0.0456", "80.0 [75.0, 85.0]", "12.3"))
+
+
+def test_a_long_name_of_a_stage_folds_before_a_number_is_left_out() -> None:
+    name = "somebodys_package.transforms:ProductQuantiser"
+    stages = [stage(name, 9_000_000, 17_548_312), *REPORT.stages[1:]]
+    text = render(stage_table(msgspec.structs.replace(REPORT, stages=stages)), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    head = text.partition("──")[0]
+    assert all(word in head for word in ASKED_FOR)
+    assert "9.00 MB" in text
+    assert "0.0456" in text
+    assert "somebodys_" in text
+    wide = render(stage_table(msgspec.structs.replace(REPORT, stages=stages)), 400)
+    assert name in wide
+
+
+def test_time_is_shown_without_a_task() -> None:
+    stages = [msgspec.structs.replace(row, score=None) for row in REPORT.stages]
+    bare = msgspec.structs.replace(REPORT, stages=stages, reference_score=None)
+    assert "encode" in render(stage_table(bare), 80).partition("──")[0]
 
 
 def test_cells_hold_the_numbers_of_the_report() -> None:
@@ -149,7 +179,7 @@ def test_undefined_numbers_are_not_zero() -> None:
     lines = render(stage_table(msgspec.structs.replace(REPORT, stages=stages)), 200).splitlines()
     row = next(line for line in lines if line.startswith("zstd"))
     assert "0.0 [-5.0, 5.0]" in row
-    assert row.split("]")[1].split()[:2] == ["-", "-"]
+    assert row.split("]")[1].split()[:3] == ["12.3", "-", "-"]
 
 
 def test_equal_stages_are_told_apart() -> None:
@@ -166,6 +196,7 @@ def test_bytes_add_up_on_the_screen(width: int) -> None:
     numbers += [int(line[3].replace(",", "")) for line in lines if line[0] == "container"]
     total = next(line for line in lines if line[0] == "total")
     assert int(total[1].replace(",", "")) == sum(numbers) == REPORT.file.bytes
+    assert max(map(len, render(byte_table(REPORT), width).splitlines())) <= width
     payload = next(line for line in lines if line[0] == "payload")
     assert payload[6:] == ["190,000", "+5.3"]
 
@@ -175,7 +206,7 @@ def test_summary_in_words() -> None:
     assert first == (
         "model.stackc: 250,000 bytes (250 kB), 70.2 times smaller than demo/bert-tiny-reviews (17,548,312 bytes)"
     )
-    assert "70.2; against the reference in fp16 35.1, against its best lossless file 60.0" in second
+    assert "70.2; against the reference in fp16 35.1, against its lossless file 60.0" in second
     assert "300,000 bytes (ratio 58.5)" in tokenizer
     assert verdict.startswith(
         "accuracy 80.0 % (95 % interval 75.0 to 85.0 %, 872 rows), reference 83.0 %: keeps 96.4 %"
@@ -207,3 +238,42 @@ def test_printable_text_stays_and_control_characters_go(text: str) -> None:
     assert printable(text).isprintable()
     if text.isprintable():
         assert printable(text) == text
+
+
+NAMES = st.lists(
+    st.from_regex(r"[a-z]{1,8}(\.[0-9]{1,2})?([._/][a-z]{1,8}){0,4}", fullmatch=True), min_size=1, max_size=5
+)
+
+
+@given(NAMES, st.integers(8, 60), st.integers(0, 3))
+def test_names_fold_at_their_joints_only(names: list[str], width: int, indent: int) -> None:
+    text = " " * indent + " ".join(names)
+    # Wide enough for every piece: nothing is shortened, and every line ends where a name may.
+    width = max(width, indent + max(len(piece) for name in names for piece in name_pieces(name)))
+    lines = fold_names(text, width)
+    assert max(map(len, lines)) <= width
+    assert "".join(line[indent:] for line in lines).replace(" ", "") == "".join(names)
+    pieces = [piece for name in names for piece in name_pieces(name)]
+    for line in lines:
+        assert line.startswith(" " * indent)
+        rest = line.strip()
+        while rest:
+            piece = pieces.pop(0)
+            assert rest.startswith(piece)
+            rest = rest[len(piece) :].lstrip()
+    assert not pieces
+
+
+@given(st.text("0123456789x,.-", min_size=1, max_size=40).filter(lambda text: any(map(str.isdigit, text))))
+def test_no_digit_is_ever_lost(number: str) -> None:
+    for width in range(1, 30):
+        lines = fold_names(number, width)
+        assert [character for line in lines for character in line if character.isdigit()] == [
+            character for character in number if character.isdigit()
+        ]
+        assert max(map(len, lines)) <= width
+
+
+def test_a_word_that_is_wider_than_a_line_keeps_both_ends() -> None:
+    assert fold_names("encoder.extraordinarily.weight", 10) == ["encoder.", "extr...ly.", "weight"]
+    assert fold_names("  30522x1024", 8) == ["  30522x", "  1024"]

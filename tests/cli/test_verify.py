@@ -50,3 +50,12 @@ def test_other_files_are_refused(stackc: Invoke, recipe: Path, tmp_path: Path) -
     missing = stackc("verify", tmp_path / "none.stackc")
     assert missing.exit_code == 1
     assert "cannot be opened" in missing.stderr
+
+
+def test_the_folder_of_a_run_stands_for_its_file(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:
+    result = stackc("verify", artifact.parent)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == stackc("verify", artifact).stdout
+    other = stackc("verify", tmp_path)
+    assert other.exit_code == 1
+    assert f"{tmp_path} holds no model.stackc; is it the folder of a run?" in other.stderr

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from stackc.errors import ModelError, OutputError
@@ -99,6 +100,35 @@ def test_a_written_folder_has_the_permissions_of_any_other(tmp_path: Path) -> No
     (tmp_path / "plain").mkdir()
     written = save_folder(tmp_path / "written", None, {"a": torch.zeros(1)})
     assert os.stat(written).st_mode == os.stat(tmp_path / "plain").st_mode
+
+
+def test_written_weights_have_the_permissions_of_any_other_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    written = save_folder(tmp_path / "written", None, {"a": torch.zeros(1)})
+    assert (written / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_the_system_refuses_safetensors_is_said_in_words(tmp_path: Path) -> None:
+    """A limit on the size of files makes the library below fail for real."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OutputError) as caught:
+            save_folder(tmp_path / "large", None, {"a": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value).startswith(f"{tmp_path / 'large'} cannot be written: File too large")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OutputError, match="new cannot be written: the disk is full; free some space"):
+        save_folder(tmp_path / "new", None, {"a": torch.zeros(1)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tokenizer_from_bytes(classifier: Path) -> None:
