@@ -27,7 +27,7 @@ from stackc.plan import Plan, StagePlan, TensorPlan, plan_recipe, planes_of_stag
 from stackc.progress import Progress
 from stackc.recipe.lock import lock_document, locked_choices, versions
 from stackc.recipe.recipe import Recipe
-from stackc.registry import find
+from stackc.registry import find_packer
 from stackc.report import FileSummary, ModelSummary, Report, StageRow
 from stackc.row_weights import fingerprint, row_weights
 from stackc.settle import settle
@@ -296,11 +296,10 @@ def _encode_model(
 def _lossless(spec: PlaneSpec) -> Packer:
     """The packer of the lossless file that the ratio is held against.
 
-    For large planes zstd's lowest level: on byte planes of weights it is within 1 % of the highest, which takes forty
-    times as long (measured on the demo).
+    For large planes zstd's lowest level: on byte planes of weights it comes out within 1 % of the highest, which takes
+    seventy times as long (the demo's large tensors: 13,187,330 bytes at level 1, 13,196,874 at level 19).
     """
-    packer: Packer = find("zstd").stage(level=19 if spec.nbytes <= _SMALL_BYTES else 1)  # type: ignore[assignment]
-    return packer
+    return find_packer("zstd", level=19 if spec.nbytes <= _SMALL_BYTES else 1)
 
 
 def _tokenizer_contents(reference: Reference) -> dict[str, bytes]:

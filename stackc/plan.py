@@ -14,7 +14,7 @@ from stackc.nearest import nearest
 from stackc.packer import Packer
 from stackc.patterns import is_literal, matches
 from stackc.recipe.recipe import Recipe, Stage
-from stackc.registry import find
+from stackc.registry import find_packer
 from stackc.spec import PlaneSpec
 from stackc.stack import MAX_DEPTH, Branch, Leaf, Stack, join, replace
 from stackc.transform import Transform
@@ -140,7 +140,7 @@ def plan_recipe(
     >>> list(plan.tensors[0].steps[0])
     ['']
     """
-    default: Packer = find("raw").stage()  # type: ignore[assignment]
+    default = find_packer("raw")
     others: dict[str, list[str]] = {}
     for other, first in (ties or {}).items():
         others.setdefault(first, []).append(other)

@@ -63,21 +63,16 @@ def from_bytes(data: bytes | memoryview, spec: PlaneSpec) -> Tensor:
     Raises
     ------
     ArtifactError
-        If there are more or fewer bytes than the spec needs.
+        If there are more or fewer bytes than the spec needs, or a mask holds a byte other than 0 and 1.
     """
     if len(data) != spec.nbytes:
         raise ArtifactError(f"a plane of {spec} needs {spec.nbytes} bytes, the file holds {len(data)}")
     array = numpy.frombuffer(data, numpy.uint8)
     if sys.byteorder == "big":
         array = array.reshape(-1, spec.item_bytes)[:, ::-1].reshape(-1)
-    return from_array(array.copy(), spec)
-
-
-def from_array(array: np.ndarray, spec: PlaneSpec) -> Tensor:
-    """View a writable uint8 array as a plane; bool planes must hold 0 and 1 only."""
     if spec.dtype == "bool" and array.size and int(array.max()) > 1:
         raise ArtifactError("a mask holds a byte other than 0 and 1")
     dtype = getattr(torch, spec.dtype)
     if not spec.numel:
         return torch.empty(spec.shape, dtype=dtype)
-    return torch.from_numpy(array).view(dtype).reshape(spec.shape)
+    return torch.from_numpy(array.copy()).view(dtype).reshape(spec.shape)

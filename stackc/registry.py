@@ -131,6 +131,25 @@ def find(name: str) -> Entry:
     return _load(point)
 
 
+def find_packer(name: str, **fields: Any) -> Packer:
+    """A packer by name, for the places where stackc itself needs one.
+
+    Raises
+    ------
+    RecipeError, DependencyError
+        As `find`; also if the name is a transform's.
+
+    Examples
+    --------
+    >>> find_packer("zstd", level=3)
+    Zstd(level=3)
+    """
+    entry = find(name)
+    if not issubclass(entry.stage, Packer):
+        raise RecipeError(f"{name!r} is a transform, and a packer is needed here")
+    return entry.stage(**{**entry.fields, **fields})
+
+
 def find_format(name: str, version: int) -> StageClass:
     """The class that decodes the frozen format ``name@version`` of an artifact.
 

@@ -155,3 +155,21 @@ def test_fingerprint_depends_on_the_numbers_alone() -> None:
     assert fingerprint(weights) == fingerprint(weights.float()) == fingerprint(torch.stack([weights, weights], 1)[:, 0])
     assert fingerprint(weights) != fingerprint(weights.flip(0))
     assert len(fingerprint(weights)) == 64
+
+
+def test_counting_some_texts_at_a_time_changes_nothing(
+    task: TextClassification, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = row_weights("token-counts", rows=len(VOCABULARY), task=task, tokenizer=tokenizer)
+    sizes: list[int] = []
+    monkeypatch.setattr("stackc.row_weights._TEXTS_AT_ONCE", 7)
+    original = TextClassification.token_ids
+
+    def counted(self: TextClassification, texts: list[str], tokenizer: object) -> list[list[int]]:
+        sizes.append(len(texts))
+        return original(self, texts, tokenizer)
+
+    monkeypatch.setattr(TextClassification, "token_ids", counted)
+    assert torch.equal(row_weights("token-counts", rows=len(VOCABULARY), task=task, tokenizer=tokenizer), whole)
+    assert len(sizes) > 10
+    assert max(sizes) == 7

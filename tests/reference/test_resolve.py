@@ -216,3 +216,20 @@ def test_a_tensor_file_named_like_a_hub_id(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "org").mkdir()
     save_file({"a": torch.zeros(2)}, "org/name.safetensors")
     assert open_reference("org/name.safetensors").kind == "safetensors"
+
+
+def test_what_a_factory_prints_stays_out_of_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_noisy_models.py").write_text(
+        "print('imported')\nfrom torch import nn\ndef make():\n    print('made')\n    return nn.Linear(4, 4)\n"
+        "def leave():\n    raise SystemExit(3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert open_reference("my_noisy_models:make").parameters == 20
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "imported\nmade\n"
+    with pytest.raises(ModelError, match="failed: SystemExit: 3"):
+        open_reference("my_noisy_models:leave")
