@@ -32,6 +32,13 @@ class Packer(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown_fi
     def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
         """Bytes of a plane; deterministic."""
 
+    def choose(self, x: Tensor, spec: PlaneSpec) -> tuple[Packer, bytes]:
+        """The packer that stores this plane, and its bytes: this one, unless it is one that only chooses among others.
+
+        The file and its lock name the packer that was chosen.
+        """
+        return self, self.pack(x, spec)
+
     @abc.abstractmethod
     def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
         """The plane again. Never allocates more than a small multiple of ``spec.nbytes``.

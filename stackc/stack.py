@@ -15,7 +15,7 @@ from stackc.errors import ArtifactError, SpecError, StackcError, TensorError
 from stackc.packer import Packer
 from stackc.registry import find_format
 from stackc.spec import PlaneSpec
-from stackc.transform import Transform
+from stackc.transform import Transform, config_fields
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,9 +117,13 @@ def decode(
 
 
 def encode_plane(
-    transform: Transform, x: Tensor, spec: PlaneSpec, weights: Tensor | None = None
+    transform: Transform,
+    x: Tensor,
+    spec: PlaneSpec,
+    weights: Tensor | None = None,
+    moments: Tensor | None = None,
 ) -> dict[str, tuple[PlaneSpec, Tensor]]:
-    """Encode one plane and hold the result against the plan.
+    """Encode one plane and hold the result against the plan; ``moments`` are for calibrated transforms.
 
     Raises
     ------
@@ -127,7 +131,7 @@ def encode_plane(
         If the transform refuses the data, or made something else than it planned.
     """
     specs = transform.plan(spec)
-    planes = transform.encode(x, weights)
+    planes = transform.encode_calibrated(x, weights, moments) if transform.calibrated else transform.encode(x, weights)
     if list(planes) != list(specs):
         raise TensorError(
             f"{transform.name} planned the planes {list(specs)} but made {list(planes)}; this is a bug in it"
@@ -142,7 +146,8 @@ def encode_plane(
 def to_wire(stack: Stack) -> list[Any]:
     """The tree as plain lists, for the manifest: ``[name, version, config]`` and, for a branch, its children in order."""
     stage: Transform | Packer = stack.packer if isinstance(stack, Leaf) else stack.transform
-    wire: list[Any] = [stage.name, stage.version, msgspec.to_builtins(stage)]
+    config = config_fields(stage.stored) if isinstance(stage, Transform) else msgspec.to_builtins(stage)
+    wire: list[Any] = [stage.name, stage.version, config]
     if isinstance(stack, Branch):
         wire.append([to_wire(child) for child in stack.planes.values()])
     return wire
@@ -214,6 +219,24 @@ def replace(stack: Stack, path: str, node: Stack) -> Stack:
         raise StackcError(f"the stack has no plane {path!r}")
     head, _, rest = path.partition("/")
     return Branch(stack.transform, {**stack.planes, head: replace(stack.planes[head], rest, node)})
+
+
+def packer_at(stack: Stack, path: str) -> Packer:
+    """The packer of the leaf at a path.
+
+    Examples
+    --------
+    >>> from stackc.registry import find_packer
+    >>> packer_at(Leaf(find_packer("raw")), "").name
+    'raw'
+    """
+    for plane in path.split("/") if path else ():
+        if isinstance(stack, Leaf) or plane not in stack.planes:
+            raise StackcError(f"the stack has no plane {path!r}")
+        stack = stack.planes[plane]
+    if isinstance(stack, Branch):
+        raise StackcError(f"{stack.transform.name} splits the plane {path!r} of the stack further")
+    return stack.packer
 
 
 def describe(stack: Stack) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import msgspec
 
@@ -42,6 +42,8 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
     version: ClassVar[int]
     lossless: ClassVar[bool] = False
     side: ClassVar[frozenset[str]] = frozenset()
+    #: Fields that only `encode` reads: the file does not hold them.
+    encode_only: ClassVar[frozenset[str]] = frozenset()
 
     @abc.abstractmethod
     def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
@@ -95,9 +97,50 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
         return 0.0 if self.lossless else float("inf")
 
     @property
+    def calibrated(self) -> bool:
+        """Whether `encode_calibrated` wants the second moments of what the tensor is multiplied with."""
+        return False
+
+    def encode_calibrated(self, x: Tensor, weights: Tensor | None, moments: Tensor | None) -> dict[str, Tensor]:
+        """`encode` for a calibrated transform, where the error ``d`` of a row of ``x`` costs ``d @ moments @ d``.
+
+        Parameters
+        ----------
+        x, weights
+            As in `encode`.
+        moments : Tensor, optional
+            Mean of ``v v^T`` over the inputs ``v`` that rows of ``x`` are multiplied with, shape
+            ``(x.shape[-1], x.shape[-1])``; None where nothing is multiplied, as with embeddings and biases.
+        """
+        return self.encode(x, weights)
+
+    @property
+    def stored(self) -> Self:
+        """What the file stores of this value: fields that only `encode` reads are at their defaults.
+
+        It plans and decodes as this value does. Equal stacks are stored once, so a field left in costs bytes.
+        """
+        if not self.encode_only or not self.settled:
+            return self
+        defaults = {field.name: field.default for field in msgspec.structs.fields(type(self))}
+        return msgspec.structs.replace(self, **{name: defaults[name] for name in self.encode_only})
+
+    @property
     def settled(self) -> bool:
         """Whether `encode` can run without a look at the other planes."""
         return True
+
+    @property
+    def allocated(self) -> bool:
+        """Whether no field is left to the rate allocation, as ``step: auto`` is; what is not allocated is not settled."""
+        return True
+
+    def options(self, x: Tensor) -> Sequence[Self]:
+        """The values that the rate allocation may choose from for a plane, the one with the fewest bytes first.
+
+        For transforms that are not `allocated`. The choices may still have to be settled.
+        """
+        return (self,)
 
     def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
         """Choose one settled transform for each plane; ``planes`` may be walked several times and loads lazily."""
@@ -106,6 +149,27 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
     def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Row weights of the encoded planes, for those planes whose rows are rows of the input."""
         return {}
+
+    def carry_moments(self, moments: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Second moments for the encoded planes whose rows are multiplied with inputs, as rows of the input are."""
+        return {}
+
+
+def config_fields(transform: Transform) -> dict[str, Any]:
+    """The fields of a transform as plain data; those that only `encode` reads are left out where they have defaults.
+
+    Examples
+    --------
+    >>> from stackc.registry import find
+    >>> config_fields(find("int").stage(bits=4))
+    {'bits': 4, 'symmetric': True, 'granularity': 'row', 'group_size': None}
+    """
+    fields: dict[str, Any] = msgspec.to_builtins(transform)
+    if transform.encode_only:
+        for field in msgspec.structs.fields(type(transform)):
+            if field.name in transform.encode_only and getattr(transform, field.name) == field.default:
+                del fields[field.name]
+    return fields
 
 
 def require_finite(x: Tensor) -> None:

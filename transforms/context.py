@@ -1,0 +1,458 @@
+"""``context``: adaptive binary arithmetic coding of integers, in the context of their row, column and neighbours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from stackc.errors import ArtifactError, TensorError
+from stackc.lazy import numpy, torch
+from stackc.packer import Packer
+from stackc.spec import PlaneSpec, integer_range
+
+from ._bits import pack_bits, packed_bytes, require_fit, unpack_bits
+from ._trellis import NEXT_STATE, QUANTISER
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+#: Shares, in eighths, of the averages of the row, of the column and of the values just before, by ``mixture``.
+WEIGHTS = ((4, 4, 0), (8, 8, 0), (3, 3, 4), (4, 0, 4))
+
+#: Counts at which contexts stop slowing down, by ``memory``.
+LIMITS = (60, 127, 255, 1000)
+
+#: Numbers of states of a trellis, by ``trellis``.
+STATES = (0, 4, 8)
+
+#: Widest range of values: magnitudes fit int32.
+_WIDEST = 1 << 31
+
+#: Values that a choice of settings is tried on: at most so many, and at least so many if there are.
+_SAMPLE_MOST, _SAMPLE_LEAST = 1 << 16, 1 << 14
+
+
+class Settings(NamedTuple):
+    """What the encoder chooses for a plane."""
+
+    columns_first: bool = False
+    carry: bool = False
+    mixture: int = 0
+    resolution: int = 2
+    memory: int = 2
+    trellis: int = 0
+
+
+class _Matrix(NamedTuple):
+    """A plane on its way to the coder: used rows and columns only, the centre taken off, in the order of coding."""
+
+    values: np.ndarray
+    rows_used: np.ndarray
+    columns_used: np.ndarray
+
+
+class Context(Packer, frozen=True):
+    """Code each integer in the context of the magnitudes around it, with probabilities that adapt as the plane goes by.
+
+    A value is a zero flag, a sign and a magnitude in unary with an escape, each a binary decision whose probability is
+    learned for the activity that row, column and neighbours lead to expect (as in DeepCABAC of ISO/IEC 15938-17, which
+    knows the two values before; Wiedemann et al. 2020). No table is stored, and everything is integer arithmetic. Rows
+    and columns without a value cost a bit or less. For codes of `int` and `tcq`, masks and sparse planes.
+
+    **Format, version 1.** A plane with no elements, or with one possible value, has no bytes. The elements form a matrix
+    of ``shape[0]`` rows (one row for planes of fewer than two axes). Byte 0 is ``1`` if the ``raw`` form follows: values
+    less their lowest possible one (``lo``, or the least number of the dtype), least significant bit first, in as many
+    bits as the highest possible one needs. Otherwise:
+
+    * byte 0: bit 1 the matrix is coded transposed; bit 2 *carry*; bit 3 a mask of used rows is there, bit 4 one of used
+      columns; bits 5 and 6 *signs*: 0 both, 1 none is negative, 2 none is positive; bit 7 a *centre* is there. Bit 0 is 0.
+    * byte 1: bits 0-1 *mixture*, bits 2-3 *resolution*, bits 4-5 *memory*, bits 6-7 *trellis*: 0 none, 1 4 states,
+      2 8 states.
+    * the centre, if there is one: a varint (7 bits per byte, lowest first, high bit: more follows) of ``2c`` for ``c >= 0``
+      and ``-2c - 1`` for ``c < 0``.
+    * *peak*: a varint, the largest magnitude of a value less the centre. If it is 0 nothing follows: all values are the
+      centre.
+    * the words of the range coder, 4 bytes each, most significant first; zero bytes at the end are cut off.
+
+    *Range coder.* 64-bit unsigned numbers: ``width = 2**64 - 1``, ``code`` the first two words; words beyond the end
+    are 0. A bit with context ``(p, n)``, ``p`` of ``2**16`` being the chance of 1::
+
+        bound = (width >> 16) * p
+        bit 1 if code < bound: width = bound
+        bit 0 otherwise: code -= bound, width -= bound
+        if width < 2**32: code = code << 32 | next word; width <<= 32
+        p += ((65536 * bit - p) * RATE[n]) >> 16, then limited to 16 .. 65520;  n = min(n + 1, limit)
+
+    with ``RATE[n] = 655360 // (10 * n + 16)`` and shifts that round down. ``k`` *plain* bits: ``width >>= k``, the value is
+    ``min(code // width, 2**k - 1)``, ``code -= value * width``, and the same two lines of refilling. A context starts as
+    ``(32768, 0)`` unless said otherwise.
+
+    *Masks*, rows first: one bit per row or column, 1 if used, with the context of the bit before it (1 before the first;
+    two contexts for rows, two for columns), limit 60. Rows and columns here are those of the matrix as it is coded. What
+    follows codes the matrix of the used ones only; if it has no elements nothing follows.
+
+    *Values*, row by row, with ``limit = (60, 127, 255, 1000)[memory]``. The activity of a magnitude ``m`` is
+    ``A(m) = (16 * e + ((y << 4) >> e) - 16) << 8`` with ``y = 2 * min(m, 1023) + 1`` and ``e = floor(log2(y))``. The decoder
+    keeps ``level = 0``, ``row_average = seen = state = 0``, and for each column ``column_average = 0`` and the sign above.
+    At the beginning of a row ``near = 0``, and if carry is off, or it is row 0, ``row_average = level, seen = 0``. With the
+    shares ``(a, b, c) = ((4, 4, 0), (8, 8, 0), (3, 3, 4), (4, 0, 4))[mixture]``::
+
+        expected = level + ((a * (row_average - level) + b * (column_average - level) + c * (near - level)) >> 3)
+        step = limited to 0 .. 1407 (expected >> 5)
+        shift = max((step >> 7) - 1, 0)
+
+    and with ``r = resolution`` the class ``g`` is ``((8 - r) << r) + ((32 * step - 4096) >> (12 - r))`` if ``step >= 128``,
+    ``step`` if ``step < 2**r``, and else ``((e - r + 1) << r) + ((step >> (e - r)) & (2**r - 1))`` with
+    ``e = floor(log2(step))``. The quantiser ``q`` is that of the trellis state (see `tcq`), 0 without a trellis. Then:
+
+    1. The zero flag, context ``(q, g)``: 1 if the value is not the centre. A centre needs no more.
+    2. If signs is 0, the sign, 1 if negative, with the context of the signs to the left and above (each 0: zero or
+       outside, 1: positive, 2: negative); it starts as ``(32768, 16)``.
+    3. ``high`` in unary: bits ``j = 0, 1, ...``, 1 while ``high > j``, until a 0 or until ``j = min((peak - 1) >> shift, 16)``,
+       with context ``(j, g)``, for ``j = 0`` ``(q, g)``. If ``j`` reached 16: bits with contexts ``i = 0, 1, ...``, 1 for each
+       ``i`` below a length (at most 31), then as many plain bits ``x``, and ``high = 15 + x + 2**length``.
+    4. If ``shift > 0``: a bit with context ``min(high, 15)``, which starts as ``(30800, 24)``, then ``shift - 1`` plain
+       bits; with ``high`` above them they are the magnitude less one.
+
+    A context of step 1 or 3 that is used for the first time takes ``p`` from the same context of the nearest class that
+    was used (the lower one first), with ``n = 6``; if there is none, for ``j > 0``, from that of ``j - 1`` in the same class
+    (and quantiser, if that is 0), with ``n = 3``; else it starts even. After each value of magnitude ``m``, with rows
+    numbered from 0 and ``x = A(m)``::
+
+        state = next state for the parity of m
+        row_average += ((x - row_average) * RATE[seen]) >> 16;  seen = min(seen + 1, 255)
+        column_average = x >> 1 in row 0, else += ((x - column_average) * RATE[min(row + 1, 255)]) >> 16
+        near = (near + x) >> 1
+
+    and after each row, with ``mean`` the mean of its activities, rounded down: after row 0 ``level = mean`` and every
+    ``column_average += mean >> 1``; after others ``level += ((mean - level) * RATE[min(row + 1, 255)]) >> 16``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = torch.tensor([0, 0, 1, 0, 9, 0, 0, 30])[:, None]
+    >>> x = (torch.arange(8 * 64).reshape(8, 64) * 7919 % 61 * rows // 60).to(torch.int8)
+    >>> spec = PlaneSpec((8, 64), "int8", lo=0, hi=31)
+    >>> data = Context().pack(x, spec)
+    >>> torch.equal(Context().unpack(data, spec), x), len(data) < 5 * 8 * 64 / 8 / 3
+    (True, True)
+    """
+
+    name: ClassVar[str] = "context"
+    version: ClassVar[int] = 1
+
+    def refusal(self, spec: PlaneSpec) -> str | None:
+        """Why this packer cannot take a plane: it needs integers within ``2**31``."""
+        if spec.is_real:
+            return f"context codes integers, not {spec.dtype}; put int or tcq before it, or use floats or zstd"
+        lo, hi = _range(spec)
+        if lo < -_WIDEST or hi >= _WIDEST or hi - lo >= _WIDEST:
+            return f"context takes integers of 32 bits within a range of 2**31, {spec} may hold others; use zstd"
+        return None
+
+    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
+        """Bytes of a plane.
+
+        Raises
+        ------
+        TensorError
+            If the plane does not fit the spec.
+        """
+        if (reason := self.refusal(spec)) is not None:
+            raise TensorError(reason)
+        require_fit(x, spec)
+        lo, hi = _range(spec)
+        if not spec.numel or lo == hi:
+            return b""
+        values = _matrix(x, spec)
+        least, most = int(values.min()), int(values.max())
+        centre = _centre(values, least, most)
+        values = values - numpy.int32(centre)
+        peak = max(most - centre, centre - least)
+        signs = 1 if least >= centre else 2 if most <= centre else 0
+        raw_bytes = packed_bytes(spec.numel, (hi - lo).bit_length())
+        if not peak:
+            coded = bytes([0x20 | (0x80 if centre else 0), 0]) + _centre_bytes(centre) + _varint(0)
+        else:
+            coded = _coded(values, centre, peak, signs, raw_bytes)
+        if len(coded) <= raw_bytes:
+            return coded
+        flat = (values.reshape(-1).astype(numpy.int64) + (centre - lo)).astype(numpy.uint64)
+        return b"\1" + pack_bits(flat, (hi - lo).bit_length())
+
+    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
+        """The plane again; uses at most twenty times ``spec.nbytes`` plus 1 MiB, whatever the bytes say.
+
+        Raises
+        ------
+        ArtifactError
+            If the bytes are damaged.
+        """
+        if (reason := self.refusal(spec)) is not None:
+            raise ArtifactError(f"the file has a plane that cannot be packed so: {reason}")
+        lo, hi = _range(spec)
+        if not spec.numel or lo == hi:
+            if data:
+                raise ArtifactError(f"a plane of {spec} needs no bytes, the file holds {len(data)}; it is damaged")
+            return torch.full(spec.shape, lo, dtype=getattr(torch, spec.dtype))
+        if data[:1] == b"\1":
+            flat = unpack_bits(data[1:], (hi - lo).bit_length(), spec.numel).astype(numpy.int64) + lo
+        else:
+            flat = _decoded(data, spec)
+        if int(flat.min()) < lo or int(flat.max()) > hi:
+            raise ArtifactError(f"a plane of {spec} holds a value out of its range; the file is damaged")
+        return torch.from_numpy(flat.astype(numpy.dtype(spec.dtype))).reshape(spec.shape)
+
+    def side_bytes(self, data: bytes, spec: PlaneSpec) -> int:
+        """Bytes of the settings before the range coder's words."""
+        if not data or data[0] == 1:
+            return min(1, len(data))
+        return _Header.read(data, spec).size
+
+
+class _Header(NamedTuple):
+    """The settings as bytes."""
+
+    settings: Settings
+    row_mask: bool
+    column_mask: bool
+    signs: int
+    centre: int
+    peak: int
+    size: int = 0
+
+    def write(self) -> bytes:
+        settings = self.settings
+        first = (
+            settings.columns_first << 1
+            | settings.carry << 2
+            | self.row_mask << 3
+            | self.column_mask << 4
+            | self.signs << 5
+            | bool(self.centre) << 7
+        )
+        second = settings.mixture | settings.resolution << 2 | settings.memory << 4 | settings.trellis << 6
+        return bytes([first, second]) + _centre_bytes(self.centre) + _varint(self.peak)
+
+    @classmethod
+    def read(cls, data: bytes, spec: PlaneSpec) -> _Header:
+        if len(data) < 3:
+            raise ArtifactError(f"a plane of {spec} has {len(data)} bytes in the file, too few; it is damaged")
+        first, second = data[0], data[1]
+        settings = Settings(bool(first & 2), bool(first & 4), second & 3, second >> 2 & 3, second >> 4 & 3, second >> 6)
+        centre, size = _read_varint(data, 2) if first & 0x80 else (0, 2)
+        peak, size = _read_varint(data, size)
+        signs = first >> 5 & 3
+        if first & 1 or settings.trellis >= len(STATES) or signs > 2 or peak >= _WIDEST:
+            raise ArtifactError(f"the settings of a plane of {spec} are none that stackc writes; the file is damaged")
+        centre = -(centre >> 1) - 1 if centre & 1 else centre >> 1
+        return cls(settings, bool(first & 8), bool(first & 16), signs, centre, peak, size)
+
+
+def _range(spec: PlaneSpec) -> tuple[int, int]:
+    """Smallest and largest value that a plane may hold."""
+    if spec.lo is not None and spec.hi is not None:
+        return spec.lo, spec.hi
+    return integer_range(spec.dtype)
+
+
+def _dimensions(spec: PlaneSpec) -> tuple[int, int]:
+    rows = spec.shape[0] if len(spec.shape) > 1 else 1
+    return rows, spec.numel // rows
+
+
+def _matrix(x: Tensor, spec: PlaneSpec) -> np.ndarray:
+    """Values as a matrix of int32."""
+    array: np.ndarray = x.detach().cpu().contiguous().numpy().reshape(_dimensions(spec))
+    return array.astype(numpy.int32)
+
+
+def _centre(values: np.ndarray, least: int, most: int) -> int:
+    """What counts as zero: zero itself if values lie on both sides, else the most frequent value."""
+    if least < 0 < most or least == most == 0:
+        return 0
+    if most - least >= 1 << 16:
+        return least
+    counts = numpy.zeros(most - least + 1, numpy.int64)
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, 1 << 20):  # bincount widens to int64
+        counts += numpy.bincount(flat[start : start + (1 << 20)] - numpy.int32(least), minlength=counts.size)
+    return least + int(counts.argmax())
+
+
+def _coded(values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: int) -> bytes:
+    """Header and words with the best settings found; may be cut short when longer than ``most_bytes``."""
+    settings = _choose(values, peak, signs)
+    matrix = _compact(values, settings)
+    words = numpy.zeros(most_bytes // 4 + 4, numpy.uint32)
+    count, _ = _run(matrix, settings, words, peak, signs)
+    header = _Header(settings, bool(matrix.rows_used.size), bool(matrix.columns_used.size), signs, centre, peak)
+    if count > words.size:
+        return bytes(most_bytes + 1)
+    return header.write() + words[:count].astype(">u4").tobytes().rstrip(b"\0")
+
+
+def _compact(values: np.ndarray, settings: Settings) -> _Matrix:
+    """The matrix in the order of coding, without empty rows and columns.
+
+    A trellis runs through them all: its state depends on every code.
+    """
+    matrix = numpy.ascontiguousarray(values.T) if settings.columns_first else values
+    none = numpy.zeros(0, numpy.uint8)
+    if settings.trellis:
+        return _Matrix(matrix, none, none)
+    rows, columns = matrix.any(axis=1), matrix.any(axis=0)
+    if not rows.all():
+        matrix = matrix[rows]
+    if not columns.all():
+        matrix = matrix[:, columns]
+    masks = [none if used.all() else numpy.asarray(used, numpy.uint8) for used in (rows, columns)]
+    return _Matrix(numpy.ascontiguousarray(matrix), *masks)
+
+
+def _sample(values: np.ndarray) -> np.ndarray:
+    """A block from the middle of the matrix, of about its proportions, that is representative enough to choose on."""
+    rows, columns = values.shape
+    wanted = _sample_size(values)
+    if values.size <= wanted:
+        return values
+    tall = max(1, min(rows, round((wanted * rows / columns) ** 0.5)))
+    wide = max(1, min(columns, wanted // tall))
+    tall = max(1, min(rows, wanted // wide))
+    top, left = (rows - tall) // 2, (columns - wide) // 2
+    return values[top : top + tall, left : left + wide]
+
+
+def _sample_size(values: np.ndarray) -> int:
+    return min(max(values.size // 16, _SAMPLE_LEAST), _SAMPLE_MOST)
+
+
+def _choose(values: np.ndarray, peak: int, signs: int) -> Settings:
+    """The settings that code a sample in the fewest bits, one after another from the most important."""
+    trellis = _trellis(values, peak, signs) if not signs and peak > 1 else 0
+    if trellis:
+        cost = _Cost(_head(values), peak, signs)
+        best = Settings(trellis=trellis)
+    else:
+        cost = _Cost(_sample(values), peak, signs)
+        orders = (False,) if values.shape[0] == 1 else (False, True)
+        best = min(
+            (Settings(columns_first=order, carry=carry) for order in orders for carry in (False, True)), key=cost
+        )
+    best = min((best._replace(mixture=mixture) for mixture in range(len(WEIGHTS))), key=cost)
+    best = min((best._replace(resolution=resolution) for resolution in (2, 1, 3)), key=cost)
+    return min((best._replace(memory=memory) for memory in (2, 3, 1, 0)), key=cost)
+
+
+def _trellis(values: np.ndarray, peak: int, signs: int) -> int:
+    """Which trellis the values were quantised with: knowing its state saves a lot then, and nothing otherwise."""
+    cost = _Cost(_head(values), peak, signs)
+    plain = cost(Settings())
+    best = min((1, 2), key=lambda trellis: cost(Settings(trellis=trellis)))
+    return best if cost(Settings(trellis=best)) < 0.99 * plain else 0
+
+
+def _head(values: np.ndarray) -> np.ndarray:
+    """The first rows: the states of a trellis follow from all values before."""
+    return values[: max(1, _sample_size(values) // values.shape[1])]
+
+
+class _Cost:
+    """Bits of a sample with given settings, each computed once."""
+
+    def __init__(self, sample: np.ndarray, peak: int, signs: int) -> None:
+        self._sample, self._peak, self._signs = sample, peak, signs
+        self._known: dict[Settings, int] = {}
+
+    def __call__(self, settings: Settings) -> int:
+        if settings not in self._known:
+            words = numpy.zeros(0, numpy.uint32)
+            matrix = _compact(self._sample, settings)
+            self._known[settings] = _run(matrix, settings, words, self._peak, self._signs)[1]
+        return self._known[settings]
+
+
+def _run(matrix: _Matrix, settings: Settings, words: np.ndarray, peak: int, signs: int) -> tuple[int, int]:
+    """Number of words and of bits; the words are written as far as there is room."""
+    from . import _context_kernel
+
+    if not matrix.values.size:
+        return 0, 0
+    result: tuple[int, int] = _context_kernel.encode(
+        matrix.values, matrix.rows_used, matrix.columns_used, words, peak, signs, *_arguments(settings)
+    )
+    return result
+
+
+def _arguments(settings: Settings) -> tuple[Any, ...]:
+    """The settings as both kernels take them."""
+    states = STATES[settings.trellis]
+    next_state = NEXT_STATE[states] if states else ((0, 0),)
+    quantiser = QUANTISER[states] if states else (0,)
+    return (
+        numpy.array(WEIGHTS[settings.mixture], numpy.int64),
+        settings.resolution,
+        LIMITS[settings.memory],
+        int(settings.carry),
+        numpy.array(next_state, numpy.int64),
+        numpy.array(quantiser, numpy.int64),
+    )
+
+
+def _decoded(data: bytes, spec: PlaneSpec) -> np.ndarray:
+    from . import _context_kernel
+
+    header = _Header.read(data, spec)
+    settings, stream = header.settings, data[header.size :]
+    shape = _dimensions(spec)
+    if not header.peak:
+        if stream:
+            raise ArtifactError(f"a plane of {spec} has bytes that nothing needs; the file is damaged")
+        return numpy.full(spec.numel, header.centre, numpy.int64)
+    if not stream or not stream[-1]:
+        raise ArtifactError(f"the words of a plane of {spec} are missing or end in a zero byte; the file is damaged")
+    rows, columns = shape[::-1] if settings.columns_first else shape
+    words = numpy.frombuffer(stream + b"\0" * (-len(stream) % 4), ">u4").astype(numpy.uint32)
+    row_mask = numpy.zeros(rows if header.row_mask else 0, numpy.uint8)
+    column_mask = numpy.zeros(columns if header.column_mask else 0, numpy.uint8)
+    values = numpy.zeros(spec.numel, numpy.int32)
+    read = _context_kernel.decode(
+        values, rows, columns, row_mask, column_mask, words, header.peak, header.signs, *_arguments(settings)
+    )
+    if words.size > read:
+        raise ArtifactError(f"the words of a plane of {spec} go on after its values; the file is damaged")
+    if header.row_mask or header.column_mask:
+        used_rows = numpy.flatnonzero(row_mask) if header.row_mask else numpy.arange(rows)
+        used_columns = numpy.flatnonzero(column_mask) if header.column_mask else numpy.arange(columns)
+        used = values[: used_rows.size * used_columns.size].reshape(used_rows.size, used_columns.size).copy()
+        values = numpy.zeros((rows, columns), numpy.int32)
+        values[numpy.ix_(used_rows, used_columns)] = used
+    matrix = values.reshape(rows, columns)
+    flat = (matrix.T if settings.columns_first else matrix).reshape(-1).astype(numpy.int64)
+    flat += header.centre
+    return flat
+
+
+def _centre_bytes(centre: int) -> bytes:
+    return _varint(-2 * centre - 1 if centre < 0 else 2 * centre) if centre else b""
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at a place and the place after it."""
+    number = 0
+    for index in range(5):
+        if at + index >= len(data):
+            break
+        number |= (data[at + index] & 127) << (7 * index)
+        if data[at + index] < 128:
+            return number, at + index + 1
+    raise ArtifactError("the settings of a plane are cut off; the file is damaged")
