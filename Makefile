@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= auto
 
-.PHONY: help install demo test lint types format baselines benchmark clean
+.PHONY: help install demo test lint types format baselines benchmark coding-benchmark clean
 
 help:
 	@echo "make demo        compress the built-in model with recipes/prune+seed+int8.yaml"
@@ -14,6 +14,7 @@ help:
 	@echo "make format      rewrite the code in the house style"
 	@echo "make baselines   every recipe of the README's table, one after another"
 	@echo "make benchmark   time and memory on a larger model: make benchmark MODEL=folder DATA=file.tsv"
+	@echo "make coding-benchmark   the peers side by side: make coding-benchmark MINILM=folder BERT_TINY=folder DATA=file.tsv TRAIN=file.tsv"
 	@echo "make clean       remove the environment and caches"
 
 install: $(INSTALLED)
@@ -48,6 +49,15 @@ baselines: $(INSTALLED)
 
 benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/speed/run.py --model $(MODEL) --data $(DATA)
+
+# nncodec asks for an older numpy and for image libraries that its coder does not use.
+coding-benchmark: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[coding-benchmark]'
+	$(BIN)/python -m pip install --quiet --no-deps nncodec==2.1.3
+	$(BIN)/python benchmarks/coding/planes.py --minilm $(MINILM) --bert-tiny $(BERT_TINY)
+	$(BIN)/python benchmarks/coding/speed.py --model $(MINILM)
+	$(BIN)/python benchmarks/coding/accuracy.py --model minilm=$(MINILM) --model bert-tiny=$(BERT_TINY) --data $(DATA) --train $(TRAIN)
+	$(BIN)/python benchmarks/coding/plot.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stackc.allocation.settings import targeted
 from stackc.artifact.reader import Artifact
 from stackc.errors import OutputError
 from stackc.progress import Progress
@@ -25,6 +26,8 @@ def compress(
     path: str | Path | None = None,
     *,
     overwrite: bool = False,
+    target_ratio: float | None = None,
+    target_bytes: int | str | None = None,
     evaluate: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Artifact, Report]:
@@ -40,6 +43,9 @@ def compress(
         Where the file goes. Without it the file is temporary and lives as long as the returned artifact.
     overwrite : bool
         Whether an existing file may be replaced.
+    target_ratio, target_bytes
+        The size that the rate allocation aims at, instead of that of the recipe's ``allocate``: bytes of the model over
+        bytes of the file, or bytes of the file, as a number or text such as ``400kB``.
     evaluate : bool
         Whether to run the recipe's task.
     progress : Progress, optional
@@ -65,7 +71,7 @@ def compress(
     from stackc.pipeline import compress_to_file
     from stackc.reference import open_reference
 
-    recipe = recipe_from(recipe)
+    recipe = targeted(recipe_from(recipe), target_ratio, target_bytes)
     if path is not None:
         target = Path(path)
         if target.exists() and not overwrite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,7 +13,7 @@ from stackc.meter import MemoryMeter
 from stackc.packer import Packer
 from stackc.plan import TensorPlan, address
 from stackc.spec import PlaneSpec
-from stackc.stack import encode_plane, join, stored_planes
+from stackc.stack import Leaf, Stack, as_planned, encode_plane, join, packer_at, replace, stored_planes
 from stackc.statistics import entropy_bits
 from stackc.transform import Transform, Weighted
 
@@ -21,12 +22,25 @@ if TYPE_CHECKING:
 
 
 class EncodedTensor(NamedTuple):
-    """Result of `encode_tensor`: the packed planes and the seconds of every stage; order-0 entropies of the last one's."""
+    """Result of `encode_tensor`: for every stage the stack with the packers that were chosen, the packed planes and the
+    seconds; order-0 entropies of the planes of the last one.
+    """
 
     plan: TensorPlan
+    stacks: tuple[Stack, ...]
     stages: tuple[tuple[bytes, ...], ...]
     seconds: tuple[float, ...]
     entropy_bits: Mapping[str, float]
+
+    @property
+    def chosen_packers(self) -> dict[int, dict[str, Packer]]:
+        """By stage and address of the plane, the packers that a stage such as ``auto`` chose in its own place."""
+        chosen: dict[int, dict[str, Packer]] = {}
+        for index, step in enumerate(self.plan.steps):
+            for path, config in step.items():
+                if isinstance(config, Packer) and (packer := packer_at(self.stacks[-1], path)) != config:
+                    chosen.setdefault(index, {})[address(self.plan.name, path)] = packer
+        return chosen
 
 
 class Walker:
@@ -41,14 +55,25 @@ class Walker:
     weights : sequence
         Row weights per stage, or None; they follow the rows through the transforms that keep them. Those of stages that
         do not apply to this tensor, whose rows are others, are left out.
+    moments : mapping, optional
+        Second moments of layer inputs by tensor, for the calibrated stages; see `stackc.moments`. They follow the planes
+        through the transforms that hand them on.
     """
 
-    def __init__(self, plan: TensorPlan, x: Tensor, weights: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self,
+        plan: TensorPlan,
+        x: Tensor,
+        weights: Sequence[Tensor | None],
+        moments: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.plan = plan
         self.planes: dict[str, tuple[PlaneSpec, Tensor]] = {"": (plan.spec, x)}
         self._weights: list[dict[str, Tensor]] = [
             {"": known} if known is not None and step else {} for known, step in zip(weights, plan.steps, strict=True)
         ]
+        wanted = moments is not None and plan.name in moments and is_calibrated(plan)
+        self._moments: dict[str, Tensor] = {"": moments[plan.name]} if wanted and moments is not None else {}
 
     def weighted(self, stage: int, path: str) -> Weighted:
         """A plane with the row weights that a stage gives it.
@@ -74,9 +99,47 @@ class Walker:
             weights = self.weighted(stage, path).weights
             spec, x = self.planes.pop(path)
             with self.placed(stage, path, config):
-                made = encode_plane(config, x, spec, weights)
-            self.planes.update({join(path, plane): value for plane, value in made.items()})
-            self._carry(stage, path, config, {plane: value for plane, (_, value) in made.items()})
+                made = encode_plane(config, x, spec, weights, self._moments.get(path))
+            del x
+            self._put(stage, path, config, made)
+
+    def forks(self, stage: int, path: str, configs: Sequence[Transform]) -> Iterator[Walker]:
+        """What this walker would be after each of several transforms of one plane; this one stays as it is.
+
+        Parameters
+        ----------
+        stage, path
+            Where the transforms are applied.
+        configs : sequence of Transform
+            Settled values of one transform, which may share work; see `Transform.encode_each`.
+        """
+        spec, x = self.planes[path]
+        weights, moments = self.weighted(stage, path).weights, self._moments.get(path)
+        made: Iterator[dict[str, tuple[PlaneSpec, Tensor]]]
+        if configs[0].calibrated:
+            made = (encode_plane(config, x, spec, weights, moments) for config in configs)
+        else:
+            each = configs[0].encode_each(x, weights, configs)
+            made = (as_planned(config, planes, spec) for config, planes in zip(configs, each, strict=True))
+        for config in configs:
+            with self.placed(stage, path, config):
+                planes = next(made)
+            fork = copy.copy(self)
+            fork.planes = {other: held for other, held in self.planes.items() if other != path}
+            fork._weights = [dict(known) for known in self._weights]
+            fork._moments = dict(self._moments)
+            fork._put(stage, path, config, planes)
+            yield fork
+
+    def _put(self, stage: int, path: str, config: Transform, made: Mapping[str, tuple[PlaneSpec, Tensor]]) -> None:
+        """Put the planes that a transform made in the place of the one that it took."""
+        moments = self._moments.pop(path, None)
+        self.planes.update({join(path, plane): value for plane, value in made.items()})
+        planes = {plane: value for plane, (_, value) in made.items()}
+        self._carry(stage, path, config, planes)
+        if moments is not None:
+            carried = config.carry_moments(moments, planes)
+            self._moments.update({join(path, plane): moments for plane, moments in carried.items()})
 
     @contextmanager
     def placed(self, stage: int | None, path: str, config: Transform | Packer) -> Iterator[None]:
@@ -96,11 +159,17 @@ class Walker:
                 known.update({join(path, plane): w for plane, w in carried.items()})
 
 
+def is_calibrated(plan: TensorPlan) -> bool:
+    """Whether a stage uses the second moments of what this tensor is multiplied with."""
+    return any(isinstance(config, Transform) and config.calibrated for step in plan.steps for config in step.values())
+
+
 def encode_tensor(
     plan: TensorPlan,
     x: Tensor,
     weights: Sequence[Tensor | None],
     *,
+    moments: Mapping[str, Tensor] | None = None,
     every_stage: bool = True,
     meter: MemoryMeter | None = None,
 ) -> EncodedTensor:
@@ -114,6 +183,8 @@ def encode_tensor(
         The tensor; left as it was.
     weights : sequence of Tensor or None
         Row weights for each stage, or None.
+    moments : mapping, optional
+        Second moments of layer inputs by tensor.
     every_stage : bool
         Whether to pack also what each stage but the last leaves behind.
     meter : MemoryMeter, optional
@@ -124,10 +195,10 @@ def encode_tensor(
     TensorError
         If a transform refuses the data, with stage, tensor and plane.
     """
-    walker = Walker(plan, x, weights)
+    walker = Walker(plan, x, weights, moments)
     del x  # the walker drops it once a transform has split it
-    packed: dict[tuple[str, Packer], bytes] = {}
-    stages, seconds = [], []
+    packed: dict[tuple[str, Packer], tuple[Packer, bytes]] = {}
+    stacks, stages, seconds = [], [], []
     last = len(plan.steps) - 1
     for index, stack in enumerate(plan.stacks):
         begin = time.perf_counter()
@@ -138,9 +209,12 @@ def encode_tensor(
                 key = (planned.path, planned.packer)
                 if key not in packed:
                     with walker.placed(None, planned.path, planned.packer):
-                        packed[key] = planned.packer.pack(walker.planes[planned.path][1], planned.spec)
-                stored.append(packed[key])
+                        packed[key] = planned.packer.choose(walker.planes[planned.path][1], planned.spec)
+                chosen, data = packed[key]
+                stack = replace(stack, planned.path, Leaf(chosen))
+                stored.append(data)
+        stacks.append(stack)
         stages.append(tuple(stored))
         seconds.append(time.perf_counter() - begin)
     entropy = {path: entropy_bits(value) for path, (_, value) in walker.planes.items()}
-    return EncodedTensor(plan, tuple(stages), tuple(seconds), entropy)
+    return EncodedTensor(plan, tuple(stacks), tuple(stages), tuple(seconds), entropy)

@@ -10,6 +10,9 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 #: Where a name may go on in the next line; a dot or comma before a digit may be part of a number.
 _JOINT = re.compile(r"(?<=[_/(])|(?<=[.,])(?![\d.])")
 
+#: A number, an SI prefix and an i if it is a binary one.
+_SIZE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*(?:([kKMGT])(i?)B?|B)?")
+
 #: Stands for the middle of a word; in ASCII because not every terminal and pipe takes more.
 _ELLIPSIS = "..."
 
@@ -46,6 +49,29 @@ def size_text(count: float) -> str:
         power += 1
     number = f"{scaled:.0f}" if power == 0 else three_digits(scaled)
     return f"{'-' if count < 0 else ''}{number} {_UNITS[power]}"
+
+
+def parse_size(text: str) -> int:
+    """Bytes from text as people write it, with decimal (kB, MB) or binary (KiB, MiB) units.
+
+    Raises
+    ------
+    ValueError
+        If it is no size, or less than a byte.
+
+    Examples
+    --------
+    >>> parse_size("400kB"), parse_size("1.5 MB"), parse_size("400KiB"), parse_size("400_000")
+    (400000, 1500000, 409600, 400000)
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no size; write for example 400kB, 1.5MB, 400KiB or 400000")
+    number, prefix, binary = float(match[1].replace("_", "")), (match[2] or "").upper(), bool(match[3])
+    size = int(number * (1024 if binary else 1000) ** (" KMGT".index(prefix) if prefix else 0))
+    if size < 1:
+        raise ValueError(f"{text!r} is less than one byte")
+    return size
 
 
 def seconds_text(seconds: float) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from stackc.accounting import byte_rows
+from stackc.allocation.run import allocating
+from stackc.allocation.settings import require_target
 from stackc.artifact.reader import Artifact
 from stackc.artifact.writer import ArtifactWriter, temporary_name, writing
-from stackc.encode import EncodedTensor, encode_tensor
+from stackc.calibration import Calibration, calibration_batches
+from stackc.encode import EncodedTensor, encode_tensor, is_calibrated
 from stackc.errors import DataError, ModelError, PlanError, TensorError
 from stackc.judge import Judge, prepare_judge
 from stackc.measure import decode_and_compare
 from stackc.meter import MemoryMeter
+from stackc.moments import input_moments
 from stackc.packer import Packer
 from stackc.parallel import map_ordered
 from stackc.plan import Plan, StagePlan, TensorPlan, plan_recipe, planes_of_stage
@@ -34,6 +38,7 @@ from stackc.settle import settle
 from stackc.spec import PlaneSpec
 from stackc.tasks import find_task
 from stackc.tasks.none import NoTask
+from stackc.transform import Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +69,7 @@ class _Encoded(NamedTuple):
     weights_bytes: int
     self_contained_bytes: int | None
     peaks: dict[str, int]
+    packers: dict[int, dict[str, Packer]]
 
 
 class _Clock:
@@ -113,6 +119,7 @@ def compress_to_file(
     """
     progress = progress or Progress()
     clock = _Clock()
+    require_target(recipe)
     choices = locked_choices(recipe)
     plan = plan_recipe(recipe, reference.specs, reference.ties, choices)
     if "tokenizer" in recipe.bundle and not reference.tokenizer_files:
@@ -127,16 +134,46 @@ def compress_to_file(
         notes.append(
             f"the task {task.name} was not run: a bare weights file has no architecture, so sizes and weight errors are all"
         )
-    with _staging_folder(path) as folder:
+    with _staging_folder(path) as folder, ExitStack() as stack:
         with clock.measure("evaluate"):
             judge = prepare_judge(task, reference, progress) if evaluate else None
+        moments: Mapping[str, Tensor] = {}
+        calibration = _calibration(plan, task, reference)
+        if calibration is not None:
+            with clock.measure("calibrate"):
+                names = [tensor.name for tensor in plan.tensors if is_calibrated(tensor)]
+                moments = stack.enter_context(input_moments(reference, calibration, names, progress))
+            notes += _calibration_notes(plan, moments)
         with clock.measure("settle"):
             weights = _stage_weights(plan, task, reference)
-            plan, choices = settle(plan, reference.tensor, weights, choices)
+        with clock.measure("allocate"):
+            bundled = _tokenizer_contents(reference) if "tokenizer" in recipe.bundle else {}
+            allocation = stack.enter_context(
+                allocating(
+                    plan,
+                    task,
+                    reference,
+                    weights=weights,
+                    moments=moments,
+                    made=choices,
+                    files=bundled,
+                    progress=progress,
+                )
+            )
         first = 0 if every_stage else len(plan.stages) - 1
         paths = [folder / f"{stage}.stackc" for stage in range(first, len(plan.stages))]
-        with clock.measure("encode"):
-            encoded = _encode_model(plan, reference, weights, paths, progress)
+        locked = choices
+        while True:
+            with clock.measure("settle"):
+                made = locked if allocation is None else allocation.choices
+                plan, choices = settle(plan, reference.tensor, weights, made, moments)
+            with clock.measure("encode"):
+                encoded = _encode_model(plan, reference, weights, moments, paths, progress)
+            with clock.measure("allocate"):
+                if allocation is None or allocation.accept(encoded.file_bytes[-1]):
+                    break
+        for index, chosen in encoded.packers.items():
+            choices.setdefault(index, {}).update(chosen)
         rows = _stage_rows(plan, reference, paths, encoded, judge, clock, progress)
         with Artifact(paths[-1]) as artifact:
             bytes_by_row = byte_rows(artifact, encoded.entropy_bits)
@@ -166,6 +203,7 @@ def compress_to_file(
         seconds=clock.seconds,
         versions=versions(),
         notes=[*notes, *_lock_notes(recipe, digest)],
+        allocation=allocation.summary(size) if allocation is not None else None,
     )
     lock = lock_document(
         recipe,
@@ -175,6 +213,7 @@ def compress_to_file(
         },
         reference=model_fingerprint,
         weights={index: fingerprint(w) for index, w in enumerate(weights) if w is not None},
+        calibration=calibration.fingerprint if calibration is not None else "",
         choices=choices,
         artifact=digest,
     )
@@ -248,8 +287,55 @@ def _stage_weights(plan: Plan, task: Task, reference: Reference) -> list[Tensor 
     return weights
 
 
+def _calibration(plan: Plan, task: Task, reference: Reference) -> Calibration | None:
+    """Calibration data, if a stage uses any; under a lock, that of the lock."""
+    first = next((index for index, stage in enumerate(plan.stages) if _wants_moments(stage)), None)
+    if first is None:
+        return None
+    where = f"stages[{first}] ({plan.stages[first].stage.use})"
+    try:
+        calibration = calibration_batches(task, reference, plan.recipe.calibration.rows)
+    except DataError as error:
+        raise DataError(f"{where} is calibrated: {error}") from error
+    expected = plan.recipe.lock.calibration if plan.recipe.lock else ""
+    if expected and calibration.fingerprint != expected:
+        raise PlanError(f"{where}: the calibration data is not that of the lock; the training rows have changed")
+    return calibration
+
+
+def _wants_moments(stage: StagePlan) -> bool:
+    return isinstance(stage.stage.config, Transform) and stage.stage.config.calibrated
+
+
+def _calibration_notes(plan: Plan, moments: Mapping[str, Tensor]) -> list[str]:
+    """How many of the matrices of each calibrated stage have inputs; a stage that has none of them is refused."""
+    notes = []
+    for index, stage in enumerate(plan.stages):
+        if not _wants_moments(stage):
+            continue
+        matched = {tensor.name: tensor.spec for tensor, _, _ in planes_of_stage(plan, index)}
+        without = [name for name, spec in matched.items() if name not in moments and len(spec.shape) > 1]
+        where = f"stages[{index}] ({stage.stage.use})"
+        if matched and not any(name in moments for name in matched):
+            raise PlanError(
+                f"{where} is calibrated, but nothing that it matches, such as {next(iter(matched))}, is the weight of a linear "
+                "layer that ran on the calibration data; change 'on', or remove 'calibrated'"
+            )
+        if without:
+            notes.append(
+                f"{where} is calibrated: {len(without)} of its matrices, such as {without[0]}, are no weights of linear layers "
+                "and were rounded without inputs"
+            )
+    return notes
+
+
 def _encode_model(
-    plan: Plan, reference: Reference, weights: Sequence[Tensor | None], paths: Sequence[Path], progress: Progress
+    plan: Plan,
+    reference: Reference,
+    weights: Sequence[Tensor | None],
+    moments: Mapping[str, Tensor],
+    paths: Sequence[Path],
+    progress: Progress,
 ) -> _Encoded:
     """Stream all tensors through all stages; write one file per path, the last being the result."""
     first = len(plan.stages) - len(paths)
@@ -257,6 +343,7 @@ def _encode_model(
     seconds = [0.0] * len(plan.stages)
     entropy: dict[tuple[str, str], float] = {}
     lossless_bytes = 0
+    packers: dict[int, dict[str, Packer]] = {}
 
     with ExitStack() as stack:
         meter = stack.enter_context(MemoryMeter())
@@ -268,7 +355,12 @@ def _encode_model(
                 packed = len(_lossless(tensor.spec).pack(reference.tensor(tensor.name), tensor.spec))
                 # Read again, so that nothing here holds the tensor when its planes have taken its place.
                 encoded = encode_tensor(
-                    tensor, reference.tensor(tensor.name), weights, every_stage=first == 0, meter=meter
+                    tensor,
+                    reference.tensor(tensor.name),
+                    weights,
+                    moments=moments,
+                    every_stage=first == 0,
+                    meter=meter,
                 )
                 return encoded, packed
             except MemoryError as error:
@@ -279,7 +371,9 @@ def _encode_model(
             seconds = [total + more for total, more in zip(seconds, encoded.seconds, strict=True)]
             entropy |= {(encoded.plan.name, path): bits for path, bits in encoded.entropy_bits.items()}
             for stage, writer in enumerate(writers, start=first):
-                writer.add(encoded.plan.names, encoded.plan.spec, encoded.plan.stacks[stage], encoded.stages[stage])
+                writer.add(encoded.plan.names, encoded.plan.spec, encoded.stacks[stage], encoded.stages[stage])
+            for stage, chosen in encoded.chosen_packers.items():
+                packers.setdefault(stage, {}).update(chosen)
             advance(encoded.plan.spec.nbytes)
         final = writers[-1]
         weights_bytes = final.projected_bytes({})
@@ -290,7 +384,7 @@ def _encode_model(
                 for name, content in files.items():
                     writer.add_file(name, content)
         sizes = [writer.finish() for writer in writers]
-    return _Encoded(sizes, seconds, entropy, lossless_bytes, weights_bytes, self_contained_bytes, meter.peaks)
+    return _Encoded(sizes, seconds, entropy, lossless_bytes, weights_bytes, self_contained_bytes, meter.peaks, packers)
 
 
 def _lossless(spec: PlaneSpec) -> Packer:

@@ -20,7 +20,7 @@ from stackc.stack import MAX_DEPTH, Branch, Leaf, Stack, join, replace
 from stackc.transform import Transform
 
 #: ``{stage: {plane: settled transform}}``, planes written as ``tensor`` or ``tensor/path``.
-Choices = Mapping[int, Mapping[str, Transform]]
+Choices = Mapping[int, Mapping[str, Transform | Packer]]
 
 
 class Skipped(NamedTuple):
@@ -165,7 +165,9 @@ class _Tried(NamedTuple):
         return address(self.tensor.names[0], self.path)
 
 
-def _apply(stage: Stage, index: int, growing: Sequence[_Growing], choices: Mapping[str, Transform]) -> StagePlan:
+def _apply(
+    stage: Stage, index: int, growing: Sequence[_Growing], choices: Mapping[str, Transform | Packer]
+) -> StagePlan:
     tried: list[_Tried] = []
     settled = True
     for tensor in growing:

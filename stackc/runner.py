@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from stackc.allocation.settings import targeted
 from stackc.artifact.writer import temporary_name, write_text, writing
 from stackc.errors import OutputError, RecipeError
 from stackc.progress import Progress
@@ -43,6 +44,8 @@ def run(
     *,
     output: str | Path | None = None,
     overwrite: bool = False,
+    target_ratio: float | None = None,
+    target_bytes: int | str | None = None,
     evaluate: bool = True,
     every_stage: bool = True,
     progress: Progress | None = None,
@@ -59,6 +62,9 @@ def run(
         Folder of the results; ``runs/<recipe>`` by default.
     overwrite : bool
         Whether an existing folder may be replaced. It is replaced at the end, by the complete new one.
+    target_ratio, target_bytes
+        The size that the rate allocation aims at, instead of that of the recipe's ``allocate``: bytes of the reference over
+        bytes of the file, or bytes of the file, as a number or text such as ``400kB``.
     evaluate, every_stage, progress
         As in `stackc.pipeline.compress_to_file`.
 
@@ -70,7 +76,7 @@ def run(
     from stackc.pipeline import compress_to_file
     from stackc.reference import open_reference
 
-    recipe = recipe_from(recipe)
+    recipe = targeted(recipe_from(recipe), target_ratio, target_bytes)
     folder = Path(output) if output is not None else Path("runs") / recipe.name
     check_output(folder, overwrite=overwrite)
     source = model if model is not None else recipe.model

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stackc.encode import Walker
 from stackc.errors import PlanError, StackcError, TensorError
+from stackc.packer import Packer
 from stackc.plan import Choices, Plan, TensorPlan, address, plan_recipe, planes_of_stage
 from stackc.transform import Transform, Weighted
 
@@ -24,18 +25,24 @@ class _LazyPlanes(Mapping[str, Weighted]):
     """
 
     def __init__(
-        self, places: Mapping[str, tuple[TensorPlan, str]], stage: int, load: Load, weights: Sequence[Tensor | None]
+        self,
+        places: Mapping[str, tuple[TensorPlan, str]],
+        stage: int,
+        load: Load,
+        weights: Sequence[Tensor | None],
+        moments: Mapping[str, Tensor] | None,
     ) -> None:
         self.given: str | None = None
         self._places = places
         self._stage = stage
         self._load = load
         self._weights = weights
+        self._moments = moments
 
     def __getitem__(self, plane: str) -> Weighted:
         tensor, path = self._places[plane]
         self.given = None
-        walker = Walker(tensor, self._load(tensor.name), self._weights)
+        walker = Walker(tensor, self._load(tensor.name), self._weights, self._moments)
         for before in range(self._stage):
             walker.apply(before)
         weighted = walker.weighted(self._stage, path)
@@ -50,8 +57,13 @@ class _LazyPlanes(Mapping[str, Weighted]):
 
 
 def settle(
-    plan: Plan, load: Load, weights: Sequence[Tensor | None], choices: Choices | None = None
-) -> tuple[Plan, dict[int, dict[str, Transform]]]:
+    plan: Plan,
+    load: Load,
+    weights: Sequence[Tensor | None],
+    choices: Choices | None = None,
+    moments: Mapping[str, Tensor] | None = None,
+    until: int | None = None,
+) -> tuple[Plan, dict[int, dict[str, Transform | Packer]]]:
     """Settle every stage of a plan, in order, and plan again with what was chosen.
 
     Parameters
@@ -64,6 +76,10 @@ def settle(
         Row weights per stage, or None.
     choices : mapping, optional
         Choices that are made already, as a lock file holds them.
+    moments : mapping, optional
+        Second moments of layer inputs by tensor, for calibrated stages.
+    until : int, optional
+        Settle the stages before this one only.
 
     Returns
     -------
@@ -79,22 +95,22 @@ def settle(
     """
     specs = {tensor.name: tensor.spec for tensor in plan.tensors}
     ties = {other: tensor.name for tensor in plan.tensors for other in tensor.names[1:]}
-    made = {stage: dict(chosen) for stage, chosen in (choices or {}).items()}
-    for index, stage in enumerate(plan.stages):
+    made: dict[int, dict[str, Transform | Packer]] = {stage: dict(chosen) for stage, chosen in (choices or {}).items()}
+    for index, stage in enumerate(plan.stages[:until]):
         if not isinstance(stage.stage.config, Transform) or stage.stage.config.settled or index in made:
             continue
         plan = plan_recipe(plan.recipe, specs, ties, made)
         places = {address(tensor.name, path): (tensor, path) for tensor, path, _ in planes_of_stage(plan, index)}
-        planes = _LazyPlanes(places, index, load, weights)
+        planes = _LazyPlanes(places, index, load, weights, moments)
         try:
-            made[index] = stage.stage.config.settle(planes)
+            made[index] = dict(stage.stage.config.settle(planes))
         except StackcError as error:
             if planes.given is None:  # an earlier stage, which says where itself
                 raise
             raise TensorError(f"stages[{index}] ({stage.stage.use}) on {planes.given}: {error}") from error
     if made:
         plan = plan_recipe(plan.recipe, specs, ties, made)
-    for index, stage in enumerate(plan.stages):
+    for index, stage in enumerate(plan.stages[:until]):
         if not stage.settled:
             raise PlanError(
                 f"stages[{index}] ({stage.stage.use}): the choice for one of its planes is missing; if the recipe is locked, "

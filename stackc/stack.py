@@ -6,7 +6,7 @@ transform made of the values that another one made of the tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -130,8 +130,21 @@ def encode_plane(
     TensorError
         If the transform refuses the data, or made something else than it planned.
     """
-    specs = transform.plan(spec)
     planes = transform.encode_calibrated(x, weights, moments) if transform.calibrated else transform.encode(x, weights)
+    return as_planned(transform, planes, spec)
+
+
+def as_planned(
+    transform: Transform, planes: Mapping[str, Tensor], spec: PlaneSpec
+) -> dict[str, tuple[PlaneSpec, Tensor]]:
+    """The planes that a transform made of a plane with this spec, beside what it planned.
+
+    Raises
+    ------
+    TensorError
+        If the two differ.
+    """
+    specs = transform.plan(spec)
     if list(planes) != list(specs):
         raise TensorError(
             f"{transform.name} planned the planes {list(specs)} but made {list(planes)}; this is a bug in it"

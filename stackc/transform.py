@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import msgspec
@@ -113,6 +113,18 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
             ``(x.shape[-1], x.shape[-1])``; None where nothing is multiplied, as with embeddings and biases.
         """
         return self.encode(x, weights)
+
+    def encode_each(self, x: Tensor, weights: Tensor | None, options: Sequence[Self]) -> Iterator[dict[str, Tensor]]:
+        """The planes of every option for one input; override it where the options share work.
+
+        Parameters
+        ----------
+        x, weights
+            As in `encode`.
+        options : sequence
+            Settled values of this class.
+        """
+        return (option.encode(x, weights) for option in options)
 
     @property
     def stored(self) -> Self:

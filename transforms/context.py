@@ -10,6 +10,7 @@ from stackc.packer import Packer
 from stackc.spec import PlaneSpec, integer_range
 
 from ._bits import pack_bits, packed_bytes, require_fit, unpack_bits
+from ._kernels import kernel
 from ._trellis import NEXT_STATE, QUANTISER
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ STATES = (0, 4, 8)
 #: Widest range of values: magnitudes fit int32.
 _WIDEST = 1 << 31
 
-#: Values that a choice of settings is tried on: at most so many, and at least so many if there are.
-_SAMPLE_MOST, _SAMPLE_LEAST = 1 << 16, 1 << 14
+#: Values that a choice of settings is tried on: all of a small plane, of others a sixteenth, within limits.
+_SMALL, _SAMPLE_LEAST, _SAMPLE_MOST = 1 << 14, 1 << 13, 1 << 16
 
 
 class Settings(NamedTuple):
@@ -246,6 +247,9 @@ class _Header(NamedTuple):
         if first & 1 or settings.trellis >= len(STATES) or signs > 2 or peak >= _WIDEST:
             raise ArtifactError(f"the settings of a plane of {spec} are none that stackc writes; the file is damaged")
         centre = -(centre >> 1) - 1 if centre & 1 else centre >> 1
+        lo, hi = _range(spec)
+        if not lo <= centre <= hi:
+            raise ArtifactError(f"the centre of a plane of {spec} is {centre}, out of its range; the file is damaged")
         return cls(settings, bool(first & 8), bool(first & 16), signs, centre, peak, size)
 
 
@@ -283,7 +287,7 @@ def _centre(values: np.ndarray, least: int, most: int) -> int:
 def _coded(values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: int) -> bytes:
     """Header and words with the best settings found; may be cut short when longer than ``most_bytes``."""
     settings = _choose(values, peak, signs)
-    matrix = _compact(values, settings)
+    matrix = _masked(values, settings, peak, signs)
     words = numpy.zeros(most_bytes // 4 + 4, numpy.uint32)
     count, _ = _run(matrix, settings, words, peak, signs)
     header = _Header(settings, bool(matrix.rows_used.size), bool(matrix.columns_used.size), signs, centre, peak)
@@ -292,21 +296,33 @@ def _coded(values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: i
     return header.write() + words[:count].astype(">u4").tobytes().rstrip(b"\0")
 
 
-def _compact(values: np.ndarray, settings: Settings) -> _Matrix:
+def _masked(values: np.ndarray, settings: Settings, peak: int, signs: int) -> _Matrix:
+    """The matrix in the order of coding; a small one only with masks that pay for themselves."""
+    both = _compact(values, settings)
+    if values.size > _SMALL or not both.values.size:
+        return both
+    offered = [(rows, columns) for rows in (False, True) for columns in (False, True)]
+    words = numpy.zeros(0, numpy.uint32)
+    tried = [_compact(values, settings, *masks) for masks in offered] if both.values.size < values.size else [both]
+    return min(tried, key=lambda matrix: _run(matrix, settings, words, peak, signs)[1])
+
+
+def _compact(values: np.ndarray, settings: Settings, rows: bool = True, columns: bool = True) -> _Matrix:
     """The matrix in the order of coding, without empty rows and columns.
 
-    A trellis runs through them all: its state depends on every code.
+    A trellis runs through them all: its state depends on every code. In a single row or column masks are of no use:
+    zero flags say the same.
     """
     matrix = numpy.ascontiguousarray(values.T) if settings.columns_first else values
     none = numpy.zeros(0, numpy.uint8)
-    if settings.trellis:
-        return _Matrix(matrix, none, none)
-    rows, columns = matrix.any(axis=1), matrix.any(axis=0)
-    if not rows.all():
-        matrix = matrix[rows]
-    if not columns.all():
-        matrix = matrix[:, columns]
-    masks = [none if used.all() else numpy.asarray(used, numpy.uint8) for used in (rows, columns)]
+    rows, columns = rows and matrix.shape[1] > 1, columns and matrix.shape[0] > 1
+    used_rows = matrix.any(axis=1) if rows and not settings.trellis else none
+    used_columns = matrix.any(axis=0) if columns and not settings.trellis else none
+    if not used_rows.all():
+        matrix = matrix[used_rows]
+    if not used_columns.all():
+        matrix = matrix[:, used_columns]
+    masks = [none if used.all() else numpy.asarray(used, numpy.uint8) for used in (used_rows, used_columns)]
     return _Matrix(numpy.ascontiguousarray(matrix), *masks)
 
 
@@ -324,7 +340,7 @@ def _sample(values: np.ndarray) -> np.ndarray:
 
 
 def _sample_size(values: np.ndarray) -> int:
-    return min(max(values.size // 16, _SAMPLE_LEAST), _SAMPLE_MOST)
+    return _SMALL if values.size <= _SMALL else min(max(values.size // 16, _SAMPLE_LEAST), _SAMPLE_MOST)
 
 
 def _choose(values: np.ndarray, peak: int, signs: int) -> Settings:
@@ -344,6 +360,12 @@ def _choose(values: np.ndarray, peak: int, signs: int) -> Settings:
     return min((best._replace(memory=memory) for memory in (2, 3, 1, 0)), key=cost)
 
 
+def model_settings(values: np.ndarray) -> Settings:
+    """The settings that suit a matrix of int32 codes, for a quantiser that takes their price into account."""
+    peak = int(numpy.abs(values).max(initial=0))
+    return _choose(values, peak, 0)._replace(trellis=0) if peak else Settings()
+
+
 def _trellis(values: np.ndarray, peak: int, signs: int) -> int:
     """Which trellis the values were quantised with: knowing its state saves a lot then, and nothing otherwise."""
     cost = _Cost(_head(values), peak, signs)
@@ -354,7 +376,8 @@ def _trellis(values: np.ndarray, peak: int, signs: int) -> int:
 
 def _head(values: np.ndarray) -> np.ndarray:
     """The first rows: the states of a trellis follow from all values before."""
-    return values[: max(1, _sample_size(values) // values.shape[1])]
+    wanted = _sample_size(values)
+    return values[: max(1, wanted // values.shape[1]), :wanted]
 
 
 class _Cost:
@@ -374,11 +397,9 @@ class _Cost:
 
 def _run(matrix: _Matrix, settings: Settings, words: np.ndarray, peak: int, signs: int) -> tuple[int, int]:
     """Number of words and of bits; the words are written as far as there is room."""
-    from . import _context_kernel
-
     if not matrix.values.size:
         return 0, 0
-    result: tuple[int, int] = _context_kernel.encode(
+    result: tuple[int, int] = kernel("context").encode(
         matrix.values, matrix.rows_used, matrix.columns_used, words, peak, signs, *_arguments(settings)
     )
     return result
@@ -400,8 +421,6 @@ def _arguments(settings: Settings) -> tuple[Any, ...]:
 
 
 def _decoded(data: bytes, spec: PlaneSpec) -> np.ndarray:
-    from . import _context_kernel
-
     header = _Header.read(data, spec)
     settings, stream = header.settings, data[header.size :]
     shape = _dimensions(spec)
@@ -416,20 +435,23 @@ def _decoded(data: bytes, spec: PlaneSpec) -> np.ndarray:
     row_mask = numpy.zeros(rows if header.row_mask else 0, numpy.uint8)
     column_mask = numpy.zeros(columns if header.column_mask else 0, numpy.uint8)
     values = numpy.zeros(spec.numel, numpy.int32)
-    read = _context_kernel.decode(
+    read = kernel("context").decode(
         values, rows, columns, row_mask, column_mask, words, header.peak, header.signs, *_arguments(settings)
     )
     if words.size > read:
         raise ArtifactError(f"the words of a plane of {spec} go on after its values; the file is damaged")
+    if max(int(values.max()), -int(values.min())) > header.peak:
+        raise ArtifactError(f"a plane of {spec} holds a value above its peak; the file is damaged")
+    matrix = values.reshape(rows, columns)
     if header.row_mask or header.column_mask:
         used_rows = numpy.flatnonzero(row_mask) if header.row_mask else numpy.arange(rows)
         used_columns = numpy.flatnonzero(column_mask) if header.column_mask else numpy.arange(columns)
-        used = values[: used_rows.size * used_columns.size].reshape(used_rows.size, used_columns.size).copy()
-        values = numpy.zeros((rows, columns), numpy.int32)
-        values[numpy.ix_(used_rows, used_columns)] = used
-    matrix = values.reshape(rows, columns)
-    flat = (matrix.T if settings.columns_first else matrix).reshape(-1).astype(numpy.int64)
-    flat += header.centre
+        used = values[: used_rows.size * used_columns.size].reshape(used_rows.size, used_columns.size)
+        matrix = numpy.zeros((rows, columns), numpy.int32)
+        matrix[numpy.ix_(used_rows, used_columns)] = used
+    flat = (matrix.T if settings.columns_first else matrix).reshape(-1)
+    # what wraps around lands outside of the range, because neither it nor the peak reaches 2**31
+    flat += numpy.int32(header.centre)
     return flat
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
@@ -23,6 +23,9 @@ _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 #: Rows that are held in float64 at a time, so that memory stays near that of the plane itself.
 _CHUNK_ROWS = 4096
+
+#: Shares to remove that the rate allocation begins with.
+_SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3, 0.15, 0.0)
 
 #: Bits of the second digit of a float32 bit pattern; the first one has the remaining 15, as magnitudes have no sign.
 _LOW_BITS = 16
@@ -46,8 +49,8 @@ class Prune(Transform, frozen=True):
 
     Parameters
     ----------
-    sparsity, rows, columns : float, optional
-        Share to remove, 0 to 1; exactly one of the three.
+    sparsity, rows, columns : float or "auto", optional
+        Share to remove, 0 to 1; exactly one of the three. ``auto`` leaves it to the rate allocation.
     scope : {"tensor", "global"}
         With ``sparsity``: whether the share holds for each plane, or for all matched planes together, which then share
         one magnitude threshold.
@@ -76,9 +79,18 @@ class Prune(Transform, frozen=True):
     version: ClassVar[int] = 1
     side: ClassVar[frozenset[str]] = frozenset({"mask", "fallback"})
 
-    sparsity: Annotated[_Share | None, msgspec.Meta(description="share of single weights to remove")] = None
-    rows: Annotated[_Share | None, msgspec.Meta(description="share of rows (first axis) to remove")] = None
-    columns: Annotated[_Share | None, msgspec.Meta(description="share of columns (last axis) to remove")] = None
+    sparsity: Annotated[
+        _Share | Literal["auto"] | None,
+        msgspec.Meta(description="share of single weights to remove; auto: by rate allocation"),
+    ] = None
+    rows: Annotated[
+        _Share | Literal["auto"] | None,
+        msgspec.Meta(description="share of rows (first axis) to remove; auto: by rate allocation"),
+    ] = None
+    columns: Annotated[
+        _Share | Literal["auto"] | None,
+        msgspec.Meta(description="share of columns (last axis) to remove; auto: by rate allocation"),
+    ] = None
     scope: Annotated[
         Literal["tensor", "global"],
         msgspec.Meta(description="whether sparsity holds for each tensor or for all of them together"),
@@ -94,13 +106,27 @@ class Prune(Transform, frozen=True):
             raise ValueError(f"give exactly one of sparsity, rows and columns, not {' and '.join(given) or 'none'}")
         if self.scope == "global" and self.sparsity is None:
             raise ValueError(f"scope: global goes with sparsity, not with {given[0]}")
+        if self.scope == "global" and self.sparsity == "auto":
+            raise ValueError("sparsity: auto chooses a share for each tensor; remove scope: global, or give the share")
         if self.keep is not None and self.scope != "global":
             raise ValueError("keep goes with scope: global; with scope: tensor it follows from the share")
 
     @property
     def settled(self) -> bool:
         """Whether the number of kept weights is known."""
-        return self.scope == "tensor" or self.keep is not None
+        return self.allocated and (self.scope == "tensor" or self.keep is not None)
+
+    @property
+    def allocated(self) -> bool:
+        """Whether the share is not left to the rate allocation."""
+        return "auto" not in (self.sparsity, self.rows, self.columns)
+
+    def options(self, x: Tensor) -> Sequence[Self]:
+        """The same with shares from nearly everything down to nothing."""
+        if self.allocated:
+            return (self,)
+        what = next(name for name in ("sparsity", "rows", "columns") if getattr(self, name) == "auto")
+        return tuple(msgspec.structs.replace(self, **{what: share}) for share in _SHARES)
 
     def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
         """Planes ``mask``, ``values`` and, for rows and columns, ``fallback``.
@@ -137,6 +163,7 @@ class Prune(Transform, frozen=True):
         """
         require_finite(x)
         x = x.detach().contiguous()  # sums over strided memory round differently
+        self._require_share()
         if not self.settled:
             raise TensorError("prune with scope: global chooses its threshold over all tensors: settle() it first")
         if self.sparsity is not None:
@@ -191,6 +218,7 @@ class Prune(Transform, frozen=True):
         """
         if self.settled:
             return dict.fromkeys(planes, self)
+        self._require_share()
         high = torch.zeros(1 << (31 - _LOW_BITS), dtype=torch.int64)
         for name in planes:
             high += _histogram(_pattern(planes[name]) >> _LOW_BITS, high.numel())
@@ -216,9 +244,24 @@ class Prune(Transform, frozen=True):
             return {"values": weights, "fallback": weights}
         return {}
 
+    def carry_moments(self, moments: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Kept rows meet the inputs; kept columns meet those inputs that are theirs."""
+        if self.rows is not None:
+            return {"values": moments, "fallback": moments}
+        if self.columns is not None:
+            kept = planes["mask"].nonzero().reshape(-1)
+            return {"values": moments[kept][:, kept]}
+        return {}
+
     @property
     def _axis(self) -> int:
         return 0 if self.rows is not None else -1
+
+    def _require_share(self) -> None:
+        if not self.allocated:
+            raise TensorError(
+                "the share to remove is left to the rate allocation; give the recipe a target, or the share"
+            )
 
     def _count(self, length: int) -> int:
         """How many of the candidates are kept; all of them as long as nothing is settled."""
@@ -228,6 +271,8 @@ class Prune(Transform, frozen=True):
 
     def _share_kept(self, length: int) -> int:
         share = next(share for share in (self.sparsity, self.rows, self.columns) if share is not None)
+        if share == "auto":  # an upper bound
+            return length
         return length - round(share * length)
 
     def _resized(self, shape: tuple[int, ...], length: int) -> tuple[int, ...]:

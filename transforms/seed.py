@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -24,6 +24,10 @@ _VARIANCE_SLACK = 1e-12
 
 #: Rows that are held in float64 at a time, so that memory stays near that of the plane itself.
 _CHUNK_ROWS = 4096
+
+
+#: Ranks that the rate allocation begins with, as shares of the full one.
+_RANK_SHARES = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 
 
 class Components(NamedTuple):
@@ -53,8 +57,8 @@ class Seed(Transform, frozen=True):
 
     Parameters
     ----------
-    rank : int, optional
-        Number of components, at most the smaller side of the matrix.
+    rank : int or "auto", optional
+        Number of components, at most the smaller side of the matrix; ``auto`` leaves it to the rate allocation.
     variance : float, optional
         Instead of ``rank``: take the smallest rank that keeps this share of the (weighted) variance. `settle` replaces
         it by that rank.
@@ -83,8 +87,8 @@ class Seed(Transform, frozen=True):
     side: ClassVar[frozenset[str]] = frozenset({"mean", "basis"})
 
     rank: Annotated[
-        Annotated[int, msgspec.Meta(ge=1)] | None,
-        msgspec.Meta(description="number of components"),
+        Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] | None,
+        msgspec.Meta(description="number of components; auto: by rate allocation"),
     ] = None
     variance: Annotated[
         Annotated[float, msgspec.Meta(gt=0, le=1)] | None,
@@ -100,7 +104,20 @@ class Seed(Transform, frozen=True):
     @property
     def settled(self) -> bool:
         """Whether the rank is known."""
-        return self.rank is not None
+        return isinstance(self.rank, int)
+
+    @property
+    def allocated(self) -> bool:
+        """Whether the rank is not left to the rate allocation."""
+        return self.rank != "auto"
+
+    def options(self, x: Tensor) -> Sequence[Self]:
+        """The same with ranks from a 16th of the smaller side of the matrix up to all of it."""
+        if self.allocated:
+            return (self,)
+        most = min(x.shape[0], math.prod(x.shape[1:]))
+        ranks = sorted({max(round(most * share), 1) for share in _RANK_SHARES})
+        return tuple(msgspec.structs.replace(self, rank=rank) for rank in ranks)
 
     def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
         """Planes ``mean`` (if centred), ``basis`` and ``scores``; of full rank as long as that is not settled.
@@ -114,7 +131,7 @@ class Seed(Transform, frozen=True):
             raise SpecError(f"seed takes real planes with two axes or more that are not empty, this one is {spec}")
         rows, columns = spec.shape[0], math.prod(spec.shape[1:])
         most = min(rows, columns)
-        rank = most if self.rank is None else self.rank
+        rank = self.rank if isinstance(self.rank, int) else most
         if not 1 <= rank <= most:
             raise SpecError(f"rank {rank} does not fit a matrix of {rows}x{columns}; 1 to {most} fit")
         dtype = "float64" if spec.dtype == "float64" else "float32"
@@ -130,10 +147,22 @@ class Seed(Transform, frozen=True):
             If ``x`` holds NaN or infinity, if the scores overflow, or if ``variance`` is not settled yet.
         """
         require_finite(x)
-        if self.rank is None:
-            raise TensorError("seed with variance chooses its rank from the data: settle() it first")
         x = x.detach().contiguous()  # BLAS rounds strided operands differently
-        found = _components(x, weights, self.center)
+        return self._planes(x, _components(x, weights, self.center))
+
+    def encode_each(self, x: Tensor, weights: Tensor | None, options: Sequence[Self]) -> Iterator[dict[str, Tensor]]:
+        """The planes of several ranks, which share their components."""
+        require_finite(x)
+        x = x.detach().contiguous()
+        found: dict[bool, Components] = {}
+        for option in options:
+            if option.center not in found:
+                found[option.center] = _components(x, weights, option.center)
+            yield option._planes(x, found[option.center])
+
+    def _planes(self, x: Tensor, found: Components) -> dict[str, Tensor]:
+        if not isinstance(self.rank, int):
+            raise TensorError("seed with variance chooses its rank from the data: settle() it first")
         basis = found.basis[: self.rank]
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         scores = _scores(x, found.mean, basis, dtype)
@@ -155,7 +184,7 @@ class Seed(Transform, frozen=True):
         """Root of the discarded variances, plus rounding of the planes and of the product in decode."""
         x = x.detach().contiguous()
         found = _components(x, None, self.center)
-        rank = self.rank or _rank(found.variances, self.variance)
+        rank = self.rank if isinstance(self.rank, int) else _rank(found.variances, self.variance)
         basis = found.basis[:rank]
         rows = x.to(torch.float64).flatten(1)
         centred = rows - found.mean
@@ -177,6 +206,8 @@ class Seed(Transform, frozen=True):
         """Turn ``variance`` into the rank that each plane needs."""
         if self.settled:
             return dict.fromkeys(planes, self)
+        if not self.allocated:
+            raise TensorError("rank: auto is left to the rate allocation; give the recipe a target, or give the rank")
         return {
             name: msgspec.structs.replace(self, rank=_rank_of(planes[name], self.variance, self.center), variance=None)
             for name in planes
@@ -185,6 +216,20 @@ class Seed(Transform, frozen=True):
     def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rows of ``scores`` are rows of the input."""
         return {"scores": weights}
+
+    def carry_moments(self, moments: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rows of ``mean`` and ``basis`` meet the inputs, rows of ``scores`` the inputs as the basis sees them."""
+        if moments.shape[-1] != planes["basis"].shape[1]:
+            return {}
+        basis = planes["basis"].to(moments.dtype)
+        met = {plane: moments for plane in ("mean", "basis") if plane in planes}
+        return {**met, "scores": _seen_through(moments, basis)}
+
+
+@one_thread_per_operation()
+def _seen_through(moments: Tensor, basis: Tensor) -> Tensor:
+    """Second moments of ``basis @ v``."""
+    return basis @ moments @ basis.T
 
 
 def _rank(variances: Tensor, share: float | None) -> int:

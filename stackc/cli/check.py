@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stackc.cli.options import JsonOption, ModelOption, RecipeArgument, SetOption, TaskOption, open_recipe
+from stackc.cli.options import (
+    JsonOption,
+    ModelOption,
+    RecipeArgument,
+    SetOption,
+    TargetBytesOption,
+    TargetRatioOption,
+    TaskOption,
+    open_recipe,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,10 +30,13 @@ def check(
     model: ModelOption = None,
     task: TaskOption = None,
     assignments: SetOption = None,
+    target_ratio: TargetRatioOption = None,
+    target_bytes: TargetBytesOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the stack of every tensor.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Plan a recipe and say what every stage will do; reads no weights."""
+    from stackc.allocation.settings import require_target, targeted
     from stackc.cli.planned import checked
     from stackc.cli.terminal import write_json
     from stackc.errors import RecipeError
@@ -33,11 +45,12 @@ def check(
     from stackc.reference import open_reference
     from stackc.tasks import find_task
 
-    parsed = open_recipe(recipe, task, assignments)
+    parsed = targeted(open_recipe(recipe, task, assignments), target_ratio, target_bytes)
     source = model if model is not None else parsed.model
     if source is None:
         raise RecipeError(f"the recipe {parsed.name} names no model; give one with --model")
     reference = open_reference(source)
+    require_target(parsed)
     plan = plan_recipe(parsed, reference.specs, reference.ties, locked_choices(parsed))
     found = find_task(parsed.task)
     result = checked(plan, model=reference.source, task=found.name)

@@ -32,6 +32,24 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the recipe, such as stages\\[1].rank=8."),
 ]
+TargetRatioOption = Annotated[
+    float | None,
+    typer.Option(
+        "--target-ratio",
+        metavar="RATIO",
+        help="Choose what the recipe leaves open for this ratio, such as 40.",
+        show_default=False,
+    ),
+]
+TargetBytesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target-bytes",
+        metavar="SIZE",
+        help="Choose what the recipe leaves open for a file of this size, such as 400kB.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stackc.cli.options import JsonOption, ModelOption, RecipeArgument, SetOption, TaskOption, open_recipe
+from stackc.cli.options import (
+    JsonOption,
+    ModelOption,
+    RecipeArgument,
+    SetOption,
+    TargetBytesOption,
+    TargetRatioOption,
+    TaskOption,
+    open_recipe,
+)
 
 if TYPE_CHECKING:
     from stackc.runner import Run
@@ -17,6 +26,8 @@ def run(
     model: ModelOption = None,
     task: TaskOption = None,
     assignments: SetOption = None,
+    target_ratio: TargetRatioOption = None,
+    target_bytes: TargetBytesOption = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="Folder of the results; runs/<recipe> without it.", show_default=False),
@@ -42,6 +53,8 @@ def run(
             model,
             output=output,
             overwrite=overwrite,
+            target_ratio=target_ratio,
+            target_bytes=target_bytes,
             evaluate=not no_eval,
             every_stage=not quick,
             progress=progress,

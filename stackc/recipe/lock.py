@@ -8,17 +8,19 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from stackc.errors import RecipeError
+from stackc.packer import Packer
 from stackc.recipe.document import dump_document
-from stackc.recipe.recipe import RECIPE_FORMAT, Lock, Recipe
-from stackc.transform import Transform
+from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
+from stackc.registry import find
+from stackc.transform import Transform, config_fields
 
 #: Packages whose version can change a result.
-_PACKAGES = ("stackc", "torch", "numpy", "zstandard", "constriction", "transformers")
+_PACKAGES = ("stackc", "torch", "numpy", "zstandard", "constriction", "numba", "transformers")
 
 _HEAD = "# Written by stackc: a recipe with nothing left to choose. Running it gives the same bytes.\n"
 
@@ -40,16 +42,29 @@ def stage_formats(recipe: Recipe) -> list[str]:
 
 
 def settings_fingerprint(recipe: Recipe) -> str:
-    """SHA-256 of what decides the bytes of the artifact: stages with all parameters, seed and bundle.
+    """SHA-256 of what decides the bytes of the artifact: stages with all parameters, seed, bundle and calibration.
 
     Not of how stages are spelled: ``int8`` and ``{use: int, bits: 8}`` are the same.
     """
     stages = [
-        [stage.config.name, msgspec.to_builtins(stage.config), stage.on, stage.allow_empty, stage.weights]
+        [stage.config.name, _fields(stage.config), stage.on, stage.allow_empty, stage.weights]
         for stage in recipe.stages
     ]
-    content = msgspec.json.encode([stages, recipe.seed, recipe.bundle], order="sorted")
+    settings: list[Any] = [stages, recipe.seed, recipe.bundle]
+    if recipe.calibration != CalibrationSettings():  # so that locks from before there was any stay valid
+        settings.append(recipe.calibration)
+    if recipe.allocate is not None:
+        settings.append({"allocate": recipe.allocate})
+    content = msgspec.json.encode(settings, order="sorted")
     return hashlib.sha256(content).hexdigest()
+
+
+def _fields(config: Transform | Packer) -> dict[str, Any]:
+    return config_fields(config) if isinstance(config, Transform) else msgspec.to_builtins(config)
+
+
+def _given(settings: msgspec.Struct) -> dict[str, Any]:
+    return {key: value for key, value in msgspec.to_builtins(settings).items() if value is not None}
 
 
 def lock_document(
@@ -58,7 +73,8 @@ def lock_document(
     task: Mapping[str, Any],
     reference: str,
     weights: Mapping[int, str],
-    choices: Mapping[int, Mapping[str, Transform]],
+    calibration: str = "",
+    choices: Mapping[int, Mapping[str, Transform | Packer]],
     artifact: str,
 ) -> str:
     """The YAML text of a lock file.
@@ -73,8 +89,10 @@ def lock_document(
         Fingerprint of the reference's weights.
     weights : mapping
         Fingerprint of the row weights by stage.
+    calibration : str
+        Fingerprint of the calibration data, if a stage used some.
     choices : mapping
-        Settled transforms by stage and plane.
+        Settled transforms, and packers that were chosen, by stage and plane.
     artifact : str
         SHA-256 of the file.
     """
@@ -87,7 +105,7 @@ def lock_document(
             entry["weights"] = stage.weights
         if stage.allow_empty:
             entry["allow_empty"] = True
-        entry |= {key: value for key, value in msgspec.to_builtins(stage.config).items() if value is not None}
+        entry |= {key: value for key, value in _fields(stage.config).items() if value is not None}
         stages.append(entry)
     lock = Lock(
         versions=versions(),
@@ -95,8 +113,9 @@ def lock_document(
         stages=stage_formats(recipe),
         settings=settings_fingerprint(recipe),
         weights={str(stage): digest for stage, digest in weights.items()},
+        calibration=calibration,
         choices={
-            str(stage): {plane: msgspec.to_builtins(transform) for plane, transform in chosen.items()}
+            str(stage): {plane: _named(config, recipe.stages[stage]) for plane, config in chosen.items()}
             for stage, chosen in choices.items()
         },
         artifact=artifact,
@@ -108,6 +127,8 @@ def lock_document(
         "task": {key: _findable(value) for key, value in task.items()},
         "seed": recipe.seed,
         "bundle": list(recipe.bundle),
+        "calibration": msgspec.to_builtins(recipe.calibration),
+        **({} if recipe.allocate is None else {"allocate": _given(recipe.allocate)}),
         "stages": stages,
         "lock": msgspec.to_builtins(lock),
     }
@@ -122,7 +143,20 @@ def _findable(value: Any) -> Any:
     return value
 
 
-def locked_choices(recipe: Recipe) -> dict[int, dict[str, Transform]]:
+def _named(config: Transform | Packer, stage: Stage) -> dict[str, Any]:
+    """The fields of a choice, with its name where a stage that only chooses, as ``auto`` does, chose another."""
+    fields = _fields(config)
+    return fields if type(config) is type(stage.config) else {"use": config.name, **fields}
+
+
+def _choice(fields: dict[str, Any], stage: Stage) -> Transform | Packer:
+    kind: Any = find(fields["use"]).stage if "use" in fields else type(stage.config)
+    if stage.is_packer != issubclass(kind, Packer):
+        raise ValueError(f"{stage.use} cannot become {kind.name}")
+    return cast("Transform | Packer", msgspec.convert({k: v for k, v in fields.items() if k != "use"}, kind))
+
+
+def locked_choices(recipe: Recipe) -> dict[int, dict[str, Transform | Packer]]:
     """The choices of a locked recipe, validated; empty if it is not locked.
 
     Raises
@@ -142,14 +176,14 @@ def locked_choices(recipe: Recipe) -> dict[int, dict[str, Transform]]:
         raise RecipeError(
             f"a stage, the seed or the bundle of the recipe {recipe.name} was changed after it was locked; {remedy}"
         )
-    choices: dict[int, dict[str, Transform]] = {}
+    choices: dict[int, dict[str, Transform | Packer]] = {}
     for number, planes in recipe.lock.choices.items():
         try:
-            kind: Any = type(recipe.stages[int(number)].config)
-            chosen = {plane: msgspec.convert(fields, kind) for plane, fields in planes.items()}
-        except (ValueError, IndexError) as error:
+            stage = recipe.stages[int(number)]
+            chosen = {plane: _choice(fields, stage) for plane, fields in planes.items()}
+        except (ValueError, IndexError, RecipeError) as error:
             raise RecipeError(f"lock.choices[{number}] does not fit the recipe: {error}") from error
-        unsettled = [plane for plane, transform in chosen.items() if not getattr(transform, "settled", False)]
+        unsettled = [plane for plane, config in chosen.items() if isinstance(config, Transform) and not config.settled]
         if unsettled:
             raise RecipeError(f"lock.choices[{number}] leaves the choice for {unsettled[0]} open; {remedy}")
         choices[int(number)] = chosen

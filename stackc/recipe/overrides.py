@@ -77,7 +77,7 @@ def _assign(value: Any, path: Path_, new: Any, assignment: str) -> Path_:
         done = _step(value, part, done, assignment)
         key: Any = done[-1]
         if isinstance(value, dict) and key not in value:
-            if done != ("task",):
+            if done not in (("task",), ("calibration",), ("allocate",)):
                 raise RecipeError(f"--set {assignment!r}: there is no {render_path(done)!r}{nearest(key, value)}")
             value[key] = {}
         # `- zstd` and `task: none` are short for a mapping with one key.

@@ -9,16 +9,17 @@ from typing import Any, cast
 
 import msgspec
 
+from stackc.allocation.settings import AllocateSettings
 from stackc.errors import DependencyError, RecipeError
 from stackc.nearest import nearest
 from stackc.packer import Packer
 from stackc.recipe.document import Document, Path_, read_document
-from stackc.recipe.recipe import RECIPE_FORMAT, Lock, Recipe, Stage
+from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
 from stackc.registry import find
 
 #: Keys of a stage that belong to the framework; all others are fields of the stage's class.
 STAGE_KEYS = ("use", "on", "allow_empty", "weights")
-RECIPE_KEYS = ("stackc", "model", "task", "seed", "bundle", "stages", "lock")
+RECIPE_KEYS = ("stackc", "model", "task", "seed", "bundle", "calibration", "allocate", "stages", "lock")
 BUNDLES = ("tokenizer",)
 
 
@@ -116,6 +117,10 @@ def parse_recipe(document: Document) -> Recipe:
         task=_parse_task(document, value.get("task", "none")),
         seed=_typed(document, ("seed",), value.get("seed", 0), int),
         bundle=bundle,
+        calibration=_typed(document, ("calibration",), value.get("calibration", {}), CalibrationSettings),
+        allocate=None
+        if value.get("allocate") is None
+        else _typed(document, ("allocate",), value["allocate"], AllocateSettings),
         lock=lock,
     )
 

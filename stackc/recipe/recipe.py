@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from stackc.allocation.settings import AllocateSettings
+from stackc.calibration import DEFAULT_ROWS
 from stackc.packer import Packer
 from stackc.registry import find
 from stackc.transform import Transform
@@ -46,10 +48,41 @@ class Stage(msgspec.Struct, frozen=True):
         preset = find(self.use).fields
         fields = msgspec.structs.fields(type(self.config))
         values = {field.name: getattr(self.config, field.name) for field in fields}
-        changed = [f"{f.name}={values[f.name]}" for f in fields if values[f.name] != preset.get(f.name, f.default)]
+        implied = self._implied(values)
+        changed = [
+            f"{f.name}={values[f.name]}"
+            for f in fields
+            if values[f.name] != preset.get(f.name, f.default) and f.name not in implied
+        ]
         inside = f"({', '.join(changed)})" if changed else ""
         where = f" on {', '.join(self.on)}" if self.on else ""
         return f"{self.use}{inside}{where}"
+
+    def _implied(self, values: dict[str, Any]) -> set[str]:
+        """Fields that would have the same value if they were left out, given the others."""
+        implied = set()
+        for name in values:
+            try:
+                without = type(self.config)(**{key: value for key, value in values.items() if key != name})
+            except (TypeError, ValueError):  # it is needed
+                continue
+            if without == self.config:
+                implied.add(name)
+        return implied
+
+
+class CalibrationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What statistics of the running model are taken from.
+
+    Parameters
+    ----------
+    rows : int
+        Training rows of the task, spread over its training split.
+    """
+
+    rows: Annotated[int, msgspec.Meta(ge=1, description="training rows of the task that the model is run on")] = (
+        DEFAULT_ROWS
+    )
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -67,6 +100,10 @@ class Recipe(msgspec.Struct, frozen=True):
         Seed of everything random.
     bundle : tuple of str
         What else goes into the file: ``tokenizer``.
+    calibration : CalibrationSettings
+        What calibrated stages and sensitivities are taken from.
+    allocate : AllocateSettings or None
+        The size that open choices are made for.
     stages : tuple of Stage
         In order of application.
     lock : dict or None
@@ -79,6 +116,8 @@ class Recipe(msgspec.Struct, frozen=True):
     task: dict[str, Any] = msgspec.field(default_factory=lambda: {"name": "none"})
     seed: int = 0
     bundle: tuple[str, ...] = ()
+    calibration: CalibrationSettings = CalibrationSettings()
+    allocate: AllocateSettings | None = None
     lock: Lock | None = None
 
 
@@ -97,6 +136,8 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Fingerprint of everything in the recipe that decides the bytes, so that a changed recipe is noticed.
     weights : dict
         Fingerprint of the row weights of each stage that has some, by stage number.
+    calibration : str
+        Fingerprint of the calibration data, if a stage uses some.
     choices : dict
         ``{stage number: {plane path: settled configuration}}`` for stages with automatic choices.
     artifact : str
@@ -110,6 +151,7 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stages: list[str]
     settings: str
     weights: dict[str, str] = {}
+    calibration: str = ""
     choices: dict[str, dict[str, dict[str, Any]]] = {}
     artifact: str = ""
     name: str = ""

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from stackc.allocation.settings import AllocateSettings
 from stackc.errors import DependencyError, StackcError
 from stackc.recipe.parse import BUNDLES
-from stackc.recipe.recipe import RECIPE_FORMAT, Lock
+from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock
 from stackc.registry import find, names
 from stackc.tasks import Task, find_task, task_names
 
@@ -193,6 +194,7 @@ def recipe_schema() -> Schema:
             }
         )
     (lock,), components = msgspec.json.schema_components([Lock], ref_template=_REFERENCE)
+    calibration, allocate = fields_of(CalibrationSettings), fields_of(AllocateSettings)
     return {
         "$schema": _DIALECT,
         "title": "stackc recipe",
@@ -209,6 +211,19 @@ def recipe_schema() -> Schema:
                 "description": "what else goes into the file",
                 "type": "array",
                 "items": {"enum": list(BUNDLES)},
+            },
+            "calibration": {
+                "description": "what calibrated stages and sensitivities are taken from",
+                "type": "object",
+                "properties": calibration.properties,
+                "additionalProperties": False,
+            },
+            "allocate": {
+                "description": "the size that the rate allocation makes choices for",
+                "type": ["object", "null"],
+                "properties": allocate.properties,
+                "oneOf": [{"required": ["ratio"]}, {"required": ["bytes"]}],
+                "additionalProperties": False,
             },
             "stages": {
                 "description": "applied in order; each rewrites every plane that it matches",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stackc.errors import DataError
 from stackc.tasks.task import Evaluation, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NoTask(Task, frozen=True):
@@ -40,3 +43,15 @@ class NoTask(Task, frozen=True):
     def token_ids(self, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
         """Token ids with special tokens, at full length."""
         return [list(ids) for ids in tokenizer(list(texts))["input_ids"]] if texts else []
+
+    def calibration_inputs(self, rows: int, tokenizer: Any) -> Sequence[Mapping[str, Tensor]]:
+        """Refuse.
+
+        Raises
+        ------
+        DataError
+            Always.
+        """
+        raise DataError(
+            "the recipe has no task, so there is no calibration data: add 'task: {name: ..., data: ..., train: ...}'"
+        )

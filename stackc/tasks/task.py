@@ -8,11 +8,12 @@ the reference's outcome makes a `Score`.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from stackc.errors import DataError
 from stackc.lazy import torch
 from stackc.planes import from_bytes, to_bytes
 from stackc.spec import PlaneSpec
@@ -191,3 +192,26 @@ class Task(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown_fiel
     @abc.abstractmethod
     def token_ids(self, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
         """Token ids of each text as the model is fed: special tokens included, cut at the task's maximum length."""
+
+    def calibration_inputs(self, rows: int, tokenizer: Any) -> Sequence[Mapping[str, Tensor]]:
+        """Training rows as the model is called with them: batches of its arguments by name.
+
+        The same rows each time, spread over the training split, none of them a row of the evaluation split. An argument
+        ``attention_mask`` of shape ``(rows, length)`` says which places are padding.
+
+        Parameters
+        ----------
+        rows : int
+            How many rows; all there are if these are fewer.
+        tokenizer : transformers.PreTrainedTokenizerBase or None
+            The reference's tokenizer.
+
+        Raises
+        ------
+        DataError
+            If there are none; without an implementation of its own a task has none.
+        """
+        raise DataError(
+            f"the task {self.name} has no calibration data; leave out 'calibrated' and sensitivities that are taken from "
+            "data, or choose a task that has training rows"
+        )

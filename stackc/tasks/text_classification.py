@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from msgspec import Meta
 
 from stackc import statistics
+from stackc.calibration import spread
 from stackc.errors import DataError, ModelError
 from stackc.lazy import torch
 from stackc.tasks import data as sources
@@ -203,6 +204,18 @@ class TextClassification(Task, frozen=True):
             return []
         encoded = tokenizer(list(texts), truncation=True, max_length=self.max_length, verbose=False)
         return [list(ids) for ids in encoded["input_ids"]]
+
+    def calibration_inputs(self, rows: int, tokenizer: Any) -> list[Mapping[str, Tensor]]:
+        """Batches of texts that are spread evenly over `calibration_texts`, tokenised as for the evaluation.
+
+        Raises
+        ------
+        DataError
+            If there is no tokenizer, or there are no training texts.
+        """
+        self._need(tokenizer)
+        texts = spread(self.calibration_texts(), rows)
+        return [batch.inputs for batch in self._batches(texts, self.token_ids(texts, tokenizer), tokenizer)]
 
     def _need(self, tokenizer: Any) -> None:
         if tokenizer is None:

@@ -571,7 +571,8 @@ class _Battery:
                     f"the stack of {case.name!r} does not come back from the wire (is {case.transform.name!r} an entry point of "
                     f"the group stackc.transforms?): {error}"
                 ) from error
-            require(read == stack, f"the stack of {case.name!r} comes back from the wire as {read}")
+            stored_stack = stack._replace(transform=case.transform.stored)
+            require(read == stored_stack, f"the stack of {case.name!r} comes back from the wire as {read}")
             planes = case.transform.encode(case.x)
             stored = {name: packer.pack(plane, specs[name]) for name, plane in planes.items()}  # type: ignore[union-attr]
             decoded = decode(read, case.spec, lambda path, spec, leaf, stored=stored: leaf.unpack(stored[path], spec))  # type: ignore[misc]

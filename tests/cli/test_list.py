@@ -35,7 +35,7 @@ def test_every_parameter_has_a_type_and_a_meaning() -> None:
 
 def test_details_of_a_stage(stackc: Invoke) -> None:
     text = stackc("list", "stages", "int").stdout
-    assert "integer 1 to 8" in text
+    assert "integer 1 to 16" in text
     assert "bits per code" in text
     assert "planes: codes, scale (side information)" in text
     assert "transform, lossy" in text
@@ -44,7 +44,7 @@ def test_details_of_a_stage(stackc: Invoke) -> None:
 def test_a_preset_hides_what_it_fixes(stackc: Invoke) -> None:
     text = stackc("list", "stages", "int8").stdout
     assert "int with bits: 8" in text
-    assert "integer 1 to 8" not in text
+    assert "integer 1 to 16" not in text
 
 
 def test_what_stages_take_is_tried_out() -> None:

@@ -52,7 +52,7 @@ BAD = [
     "stages: [seed]",
     "stages: [{use: cast}]",
     "stages: [{use: cast, to: float8}]",
-    "stages: [{use: int, bits: 9}]",
+    "stages: [{use: int, bits: 17}]",
     "stages: [{use: int, bits: eight}]",
     "stages: [{use: int, bitz: 8}]",
     "stages: [{use: int8, bits: 8}]",

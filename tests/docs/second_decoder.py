@@ -5,6 +5,9 @@ Slow and small. bfloat16 arrays, which numpy does not have, are kept as float32 
 
 from __future__ import annotations
 
+import base64
+import bisect
+import itertools
 import math
 import struct
 import zlib
@@ -210,11 +213,12 @@ def blocks(spec: Spec, granularity: str, group_size: int | None) -> tuple[tuple[
 
 
 def plan_int(spec: Spec, bits: int, symmetric: bool, granularity: str, group_size: int | None) -> list[Spec]:
-    need(spec.dtype in REAL and 1 <= bits <= 8, "int")
+    whole = symmetric and granularity == "tensor"
+    need(spec.dtype in REAL and 1 <= bits <= (16 if whole else 8), "int")
     lead, _, _, groups = blocks(spec, granularity, group_size)
     scale = Spec((*lead, groups), spec.wide)
     if symmetric:
-        return [Spec(spec.shape, "int8", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1), scale]
+        return [Spec(spec.shape, "int8" if bits <= 8 else "int16", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1), scale]
     return [Spec(spec.shape, "uint8", 0, 2**bits - 1), scale, Spec(scale.shape, "uint8", 0, 2**bits - 1)]
 
 
@@ -238,6 +242,67 @@ def plan_cast(spec: Spec, to: str) -> list[Spec]:
 
 def rebuild_cast(planes: list[np.ndarray], spec: Spec, **_: Any) -> np.ndarray:
     return convert(planes[0], spec.dtype)
+
+
+TRELLIS = {
+    4: {0: (0, 2, 1, 3), 1: (2, 0, 3, 1)},
+    8: {0: (0, 2, 4, 6, 5, 7, 1, 3), 1: (2, 0, 6, 4, 7, 5, 3, 1)},
+}
+
+
+def plan_tcq(spec: Spec, states: int, bits: int) -> list[Spec]:
+    need(spec.dtype in REAL and states in TRELLIS and 2 <= bits <= 16, "tcq")
+    codes = Spec(spec.shape, "int8" if bits <= 8 else "int16", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return [codes, Spec((), spec.wide)]
+
+
+def rebuild_tcq(planes: list[np.ndarray], spec: Spec, states: int, bits: int) -> np.ndarray:
+    state, steps = 0, []
+    for code in planes[0].reshape(-1).tolist():
+        sign = (code > 0) - (code < 0)
+        steps.append(2 * code - (sign if state >= states // 2 else 0))
+        state = TRELLIS[states][code % 2][state]
+    return limit(np.array(steps, spec.wide).reshape(spec.shape) * planes[1], spec.dtype)
+
+
+def codebook_shape(spec: Spec, dims: int) -> tuple[tuple[int, ...], int, int, int]:
+    *lead, width = spec.shape or (1,)
+    size = max(min(dims, width), 1)
+    return tuple(lead), width, size, -(-width // size)
+
+
+def shared_table(entries: int, dims: int, dtype: Any, table: Any) -> np.ndarray:
+    need(isinstance(table, str) and dtype in ("float16", "float32", "float64"), "shared codebook")
+    try:
+        data = base64.b64decode(table, validate=True)
+    except ValueError as error:
+        raise Refused("table of a codebook") from error
+    rows, rest = divmod(len(data), dims * ITEM_BYTES[dtype])
+    need(rest == 0 and 1 <= rows <= entries, "table of a codebook")
+    return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).astype(dtype).reshape(rows, dims)
+
+
+def plan_codebook(spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, table: Any) -> list[Spec]:
+    need(spec.dtype in REAL and 2 <= entries <= 65536 and dims >= 1, "codebook")
+    lead, _, size, groups = codebook_shape(spec, dims)
+    if shared:
+        rows = len(shared_table(entries, dims, dtype, table))
+    else:
+        need(table is None and dtype in (None, "float16", "float32", "float64"), "codebook")
+        rows = min(entries, math.prod(lead) * groups)
+    most = max(rows - 1, 0)
+    narrowest = "int8" if most < 1 << 7 else "uint8" if most < 1 << 8 else "int16" if most < 1 << 15 else "int32"
+    codes = Spec((*lead, groups), narrowest, 0, most)
+    return [codes] if shared else [codes, Spec((rows, size), dtype or spec.wide)]
+
+
+def rebuild_codebook(
+    planes: list[np.ndarray], spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, table: Any
+) -> np.ndarray:
+    lead, width, size, groups = codebook_shape(spec, dims)
+    book = shared_table(entries, dims, dtype, table)[:, :size] if shared else planes[1]
+    values = book[planes[0]].reshape(*lead, groups * size)[..., :width].astype("float64")
+    return limit(limit(values, spec.wide), spec.dtype).reshape(spec.shape)
 
 
 # Packers
@@ -388,14 +453,359 @@ def read_stack(stack: bytes, symbols: list[int], frequencies: list[int], count: 
     return out
 
 
+def unpack_floats(data: bytes, spec: Spec) -> np.ndarray:
+    need(spec.dtype in REAL, "floats of integers")
+    if not spec.numel:
+        need(not data, "bytes of an empty plane")
+        return elements(b"", spec)
+    need(len(data) >= 1 and data[0] <= 2, "floats form")
+    if data[0] == 0:
+        return unpack_raw(data[1:], spec)
+    if data[0] == 1:
+        return unpack_zstd(data[1:], spec, 19)
+    item = ITEM_BYTES[spec.dtype]
+    words = read_split(data[1:], spec.numel, *SPLIT[spec.dtype])
+    return elements(b"".join(word.to_bytes(item, "little") for word in words), spec)
+
+
+#: Bits of the exponent, bits of the top, whether there is a nibble, low bytes.
+SPLIT = {
+    "float32": (8, 3, True, 2),
+    "bfloat16": (8, 3, True, 0),
+    "float16": (5, 2, False, 1),
+    "float64": (11, 4, False, 6),
+}
+
+
+class Bytes:
+    """Bytes that are read from the beginning."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.position = data, 0
+
+    def take(self, count: int) -> bytes:
+        need(self.position + count <= len(self.data), "bytes cut off")
+        self.position += count
+        return self.data[self.position - count : self.position]
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def varint(self, most: int = 9) -> int:
+        value = 0
+        for group in range(most):
+            byte = self.number(1)
+            value |= (byte & 127) << 7 * group
+            if byte < 128:
+                return value
+        raise Refused("varint")
+
+
+def read_split(data: bytes, count: int, exponent_bits: int, top_bits: int, nibble: bool, low_bytes: int) -> list[int]:
+    source = Bytes(data)
+    flags = source.number(1)
+    need(flags < 16 and (nibble or flags < 8), "floats flags")
+    width = source.varint() if flags & 3 else count
+    need(1 <= width <= count, "floats width")
+    first, span = source.varint(), source.varint()
+    need(first + span < 2**exponent_bits, "floats exponents")
+    listed = bits_of(source.take(span // 8 + 1)).astype(int).tolist()
+    need(listed[0] == listed[span] == 1 and not any(listed[span + 1 :]), "floats exponents")
+    exponents = [first + j for j, bit in enumerate(listed) if bit]
+    zero = flags >> 2 & 1
+    need(len(exponents) + zero <= 256, "floats exponents")
+    rows = read_adaptive(source, 16, [0] * math.ceil(count / width), 1) if flags & 1 else [0] * math.ceil(count / width)
+    columns = read_adaptive(source, 16, [0] * width, 1) if flags & 2 else [0] * width
+    contexts = [rows[i // width] + columns[i % width] for i in range(count)]
+    symbols = read_adaptive(source, len(exponents) + zero, contexts, 31)
+    numbers = [symbol - zero for symbol in symbols if symbol >= zero]
+    need(len(numbers) > 0, "floats of zeros")
+    tops = read_adaptive(source, 2 ** (top_bits + 1), numbers, len(exponents))
+    words = [
+        ((top >> top_bits) << exponent_bits | exponents[number]) << top_bits | top % 2**top_bits
+        for number, top in zip(numbers, tops, strict=True)
+    ]
+    if nibble:
+        if flags & 8:
+            nibbles = read_adaptive(source, 16, [0] * len(words), 1)
+        else:
+            nibbles = [half for byte in source.take(math.ceil(len(words) / 2)) for half in (byte % 16, byte // 16)]
+            need(len(words) % 2 == 0 or nibbles.pop() == 0, "floats nibbles")
+        words = [word << 4 | low for word, low in zip(words, nibbles, strict=True)]
+    words = [word << 8 * low_bytes for word in words]
+    for j in range(low_bytes):
+        length = source.varint()
+        need(length < len(words), "floats low bytes")
+        low = source.take(length or len(words))
+        if length:
+            window = max(1024, 1 << (len(words) - 1).bit_length())
+            low = unzstd(bytes.fromhex("28B52FFD00") + low, len(words), window)
+        words = [word | byte << 8 * j for word, byte in zip(words, low, strict=True)]
+    need(source.position == len(data), "bytes after floats")
+    rest = iter(words)
+    return [0 if zero and symbol == 0 else next(rest) for symbol in symbols]
+
+
+def read_adaptive(source: Bytes, alphabet: int, contexts: list[int], context_count: int) -> list[int]:
+    def spread(weights: list[int]) -> list[int]:
+        sums = [0, *itertools.accumulate(weights)]
+        return [0, *(sums[s + 1] * (2**14 - alphabet) // sums[-1] + s + 1 for s in range(alphabet))]
+
+    states = [source.number(4) for _ in range(4 if len(contexts) >= 4096 else 1)]
+    need(min(states) >= 2**16, "first states")
+    recent, counts = ([[0] * alphabet for _ in range(context_count)] for _ in range(2))
+    wait, ends, everywhere = [0] * context_count, [[0]] * context_count, [1] * alphabet
+    symbols = []
+    for i, c in enumerate(contexts):
+        if wait[c] == 0:
+            everywhere = [everywhere[s] + 2 * recent[c][s] for s in range(alphabet)]
+            counts[c] = [counts[c][s] + recent[c][s] for s in range(alphabet)]
+            recent[c] = [0] * alphabet
+            prior = spread(everywhere)
+            ends[c] = spread([512 * counts[c][s] + prior[s + 1] - prior[s] for s in range(alphabet)])
+            total = sum(counts[c])
+            if total >= 2**14:
+                counts[c] = [count // 2 for count in counts[c]]
+            wait[c] = min(max(total // 8, 8), 1024)
+        wait[c] -= 1
+        state = states[i % len(states)]
+        q = state % 2**14
+        s = bisect.bisect_right(ends[c], q) - 1
+        state = (ends[c][s + 1] - ends[c][s]) * (state // 2**14) + q - ends[c][s]
+        if state < 2**16:
+            state = state * 2**16 + source.number(2)
+        states[i % len(states)] = state
+        symbols.append(s)
+        recent[c][s] += 1
+    need(set(states) == {2**16}, "last states")
+    return symbols
+
+
+def unpack_context(data: bytes, spec: Spec) -> np.ndarray:
+    need(spec.dtype not in REAL, "context of real numbers")
+    bits = 8 * ITEM_BYTES[spec.dtype]
+    lo, hi = (0, 2**bits - 1) if spec.dtype == "uint8" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    bounded = spec._replace(lo=spec.lo if spec.span is not None else lo, hi=spec.hi if spec.span is not None else hi)
+    need(bounded.lo >= -(2**31) and bounded.hi < 2**31 and bounded.span < 2**31, "context range")
+    if not spec.numel or not bounded.span:
+        need(not data, "bytes of an empty plane")
+        return from_offsets(np.zeros(spec.numel, np.uint64), bounded)
+    if data[:1] == b"\1":
+        return unpack_raw(data[1:], bounded)
+    numbers = np.array(read_context(data, spec.shape, bounded.lo, bounded.hi))
+    need(bounded.lo <= int(numbers.min()) and int(numbers.max()) <= bounded.hi, "context values")
+    return numbers.astype(spec.dtype).reshape(spec.shape)
+
+
+def read_context(data: bytes, shape: tuple[int, ...], lo: int, hi: int) -> list[int]:
+    source = Bytes(data)
+    first, second = source.number(1), source.number(1)
+    transposed, carry, row_mask, column_mask = (bool(first >> bit & 1) for bit in (1, 2, 3, 4))
+    signs, mixture, resolution, memory, trellis = (
+        *(first >> 5 & 3, second & 3),
+        *(second >> place & 3 for place in (2, 4, 6)),
+    )
+    need(first & 1 == 0 and signs < 3 and trellis < 3, "context header")
+    folded = source.varint(5) if first & 128 else 0
+    centre = folded // 2 if folded % 2 == 0 else -(folded + 1) // 2
+    peak = source.varint(5)
+    need(lo <= centre <= hi and peak < 2**31, "context header")
+    rest = data[source.position :]
+    rows = shape[0] if len(shape) > 1 else 1
+    columns = math.prod(shape) // rows
+    if peak == 0:
+        need(not rest, "bytes after the centre")
+        return [centre] * (rows * columns)
+    if transposed:
+        rows, columns = columns, rows
+    coder = RangeDecoder(rest)
+    used = []
+    for mask, length in ((row_mask, rows), (column_mask, columns)):
+        contexts = [[32768, 0], [32768, 0]]
+        before = [1]
+        for _ in range(length if mask else 0):
+            before.append(coder.bit(contexts[before[-1]], 60))
+        used.append([index for index in range(length) if not mask or before[index + 1]])
+    machine = TRELLIS[(0, 4, 8)[trellis]] if trellis else {0: (0,), 1: (0,)}
+    limit = (60, 127, 255, 1000)[memory]
+    magnitudes = list(
+        read_magnitudes(
+            *(coder, len(used[0]), len(used[1]), carry, signs, peak, limit),
+            *(CONTEXT_MIXTURES[mixture], resolution, machine),
+        )
+    )
+    need(len(coder.words) <= coder.position, "words that are never read")
+    matrix = [[centre] * columns for _ in range(rows)]
+    for (i, j), (magnitude, sign) in zip(itertools.product(*used), magnitudes, strict=True):
+        need(magnitude <= peak, "magnitude above the peak")
+        matrix[i][j] += (0, magnitude, -magnitude)[sign]
+    if transposed:
+        matrix = [list(column) for column in zip(*matrix, strict=True)]
+    return list(itertools.chain.from_iterable(matrix))
+
+
+CONTEXT_MIXTURES = ((4, 4, 0), (8, 8, 0), (3, 3, 4), (4, 0, 4))
+
+
+class RangeDecoder:
+    """Bits of the adaptive range coder of ``context``."""
+
+    def __init__(self, data: bytes) -> None:
+        need(len(data) > 0 and data[-1] != 0, "last byte of the words")
+        padded = data + b"\0" * (-len(data) % 4)
+        self.words = [int.from_bytes(padded[at : at + 4], "big") for at in range(0, len(padded), 4)]
+        self.position, self.width = 0, 2**64 - 1
+        self.code = self.word() << 32
+        self.code |= self.word()
+
+    def word(self) -> int:
+        self.position += 1
+        return self.words[self.position - 1] if self.position <= len(self.words) else 0
+
+    def refill(self) -> None:
+        if self.width < 2**32:
+            self.code = (self.code * 2**32 + self.word()) % 2**64
+            self.width *= 2**32
+
+    def bit(self, context: list[int], limit: int) -> int:
+        p, n = context
+        bound = self.width // 2**16 * p
+        value = int(self.code < bound)
+        if value:
+            self.width = bound
+        else:
+            self.code -= bound
+            self.width -= bound
+        self.refill()
+        p += (65536 * value - p) * context_rate(n) // 65536
+        context[:] = min(max(p, 16), 65520), min(n + 1, limit)
+        return value
+
+    def plain(self, k: int) -> int:
+        self.width //= 2**k
+        value = min(self.code // self.width, 2**k - 1)
+        self.code -= value * self.width
+        self.refill()
+        return value
+
+
+def context_rate(n: int) -> int:
+    return 655360 // (10 * n + 16)
+
+
+def context_activity(magnitude: int) -> int:
+    y = 2 * min(magnitude, 1023) + 1
+    e = y.bit_length() - 1
+    return 256 * (16 * e + 16 * y // 2**e - 16)
+
+
+def context_class(step: int, r: int) -> int:
+    if step >= 128:
+        return (8 - r) * 2**r + (32 * step - 4096) // 2 ** (12 - r)
+    if step < 2**r:
+        return step
+    e = step.bit_length() - 1
+    return (e - r + 1) * 2**r + step // 2 ** (e - r) % 2**r
+
+
+def read_magnitudes(
+    coder: RangeDecoder,
+    rows: int,
+    columns: int,
+    carry: bool,
+    signs: int,
+    peak: int,
+    limit: int,
+    mixture: tuple[int, int, int],
+    resolution: int,
+    machine: dict[int, tuple[int, ...]],
+) -> Iterator[tuple[int, int]]:
+    """Magnitude and sign of each value, row by row."""
+    a, b, c = mixture
+    tables: dict[tuple[Any, ...], dict[int, list[int]]] = {}
+    starts = {"signs": [32768, 16], "low": [30800, 24], "escape": [32768, 0]}
+
+    def fixed(name: str, number: int) -> list[int]:
+        return tables.setdefault((name,), {}).setdefault(number, list(starts[name]))
+
+    def of_class(name: str, number: int, g: int, before: list[int] | None = None) -> list[int]:
+        table = tables.setdefault((name, number), {})
+        if g not in table:
+            nearest = min(table, key=lambda other: (abs(other - g), other), default=None)
+            if nearest is not None:
+                table[g] = [table[nearest][0], 6]
+            else:
+                table[g] = [32768, 0] if before is None else [before[0], 3]
+        return table[g]
+
+    def read(step: int, quantiser: int, around: int) -> tuple[int, int]:
+        g = context_class(step, resolution)
+        if coder.bit(of_class("zero", quantiser, g), limit) == 0:
+            return 0, 0
+        sign = signs or 1 + coder.bit(fixed("signs", around), limit)
+        shift = max(step // 128 - 1, 0)
+        last = min((peak - 1) // 2**shift, 16)
+        high, context = 0, None
+        while high < last:
+            context = of_class("unary", high, g, context) if high else of_class("first", quantiser, g)
+            if coder.bit(context, limit) == 0:
+                break
+            high += 1
+        if high == 16:
+            length = 0
+            while length < 31 and coder.bit(fixed("escape", length), limit) == 1:
+                length += 1
+            high = 15 + 2**length + coder.plain(length)
+        magnitude = high
+        if shift > 0:
+            magnitude = 2 * magnitude + coder.bit(fixed("low", min(high, 15)), limit)
+            if shift > 1:
+                magnitude = 2 ** (shift - 1) * magnitude + coder.plain(shift - 1)
+        return magnitude + 1, sign
+
+    level = row_average = seen = state = 0
+    column_average, above = [0] * columns, [0] * columns
+    for i in range(rows if columns else 0):
+        near = left = total = 0
+        if i == 0 or not carry:
+            row_average, seen = level, 0
+        for j in range(columns):
+            mixed = a * (row_average - level) + b * (column_average[j] - level) + c * (near - level)
+            step = min(max((level + mixed // 8) // 32, 0), 1407)
+            states = len(machine[0])
+            magnitude, sign = read(step, int(states > 1 and state >= states // 2), 3 * left + above[j])
+            yield magnitude, sign
+            state = machine[magnitude % 2][state]
+            x = context_activity(magnitude)
+            row_average += (x - row_average) * context_rate(seen) // 65536
+            seen = min(seen + 1, 255)
+            if i == 0:
+                column_average[j] = x // 2
+            else:
+                column_average[j] += (x - column_average[j]) * context_rate(min(i + 1, 255)) // 65536
+            near = (near + x) // 2
+            left = above[j] = sign
+            total += x
+        mean = total // columns
+        if i == 0:
+            level = mean
+            column_average = [average + mean // 2 for average in column_average]
+        else:
+            level += (mean - level) * context_rate(min(i + 1, 255)) // 65536
+
+
 TRANSFORMS: dict[tuple[str, int], tuple[Callable[..., list[Spec]], Callable[..., np.ndarray]]] = {
     ("prune", 1): (plan_prune, rebuild_prune),
     ("seed", 1): (plan_seed, rebuild_seed),
     ("int", 1): (plan_int, rebuild_int),
     ("cast", 1): (plan_cast, rebuild_cast),
+    ("codebook", 1): (plan_codebook, rebuild_codebook),
+    ("tcq", 1): (plan_tcq, rebuild_tcq),
 }
 PACKERS: dict[tuple[str, int], Callable[..., np.ndarray]] = {
     ("raw", 1): unpack_raw,
     ("zstd", 1): unpack_zstd,
     ("ans", 1): unpack_ans,
+    ("floats", 1): unpack_floats,
+    ("context", 1): unpack_context,
 }

@@ -106,10 +106,28 @@ RECIPES = {
         {"use": "int", "bits": 7, "symmetric": False, "granularity": "group", "group_size": 5},
         "raw",
     ],
+    "int step": [{"use": "int", "step": 0.01, "on": "!half*"}, "ans"],
+    "int step with many bits": [{"use": "int", "step": 1e-4, "on": "!half*"}, "raw"],
     "int 1": [{"use": "int", "bits": 1}, "raw"],
     "int 1 with zero point": [{"use": "int", "bits": 1, "symmetric": False}, "ans", "fp16"],
+    "tcq": [{"use": "tcq", "step": 0.02, "on": "!half*"}, {"use": "tcq", "step": 2000, "on": "half*"}, "ans"],
+    "tcq with 4 states": [{"use": "tcq", "step": 0.05, "states": 4, "on": "!half*"}, "ans", "zstd"],
+    "tcq with many bits": [{"use": "tcq", "step": 1e-4, "on": "!half*"}, "raw"],
+    "codebook": [{"use": "codebook"}, "ans"],
+    "codebook of vectors": [{"use": "codebook", "entries": 300, "dims": 3}, "zstd"],
+    "codebook in float16": [{"use": "codebook", "entries": 40, "dims": 5, "dtype": "float16"}, "raw"],
+    "codebook in float64": [{"use": "codebook", "entries": 20, "dtype": "float64"}, "zstd"],
+    "codebook shared": [{"use": "codebook", "entries": 50, "dims": 4, "shared": True}, "ans"],
+    "codebook shared, float32": [{"use": "codebook", "entries": 9, "shared": True, "dtype": "float32"}, "raw"],
     "fp16": ["fp16", "zstd"],
     "bf16": ["bf16", "raw"],
+    "floats": ["floats", "zstd"],
+    "floats of halves and columns": [
+        {"use": "seed", "rank": 4},
+        {"use": "fp16", "allow_empty": True},
+        "floats",
+        "zstd",
+    ],
     "deep": [
         {"use": "prune", "on": ["tall", "matrix", "*d*"], "rows": 0.5},
         {"use": "seed", "rank": 4, "allow_empty": True},
@@ -146,8 +164,8 @@ def test_the_recipes_cover_every_stage_and_plane(files):
                 stack = artifact.stack(name)
                 for plane in stored_planes(stack, spec):
                     seen |= {plane.packer.name, *plane.path.split("/")}
-    planes = {"mask", "values", "fallback", "mean", "basis", "scores", "codes", "scale", "zero_point"}
-    assert seen >= {"raw", "zstd", "ans", *planes}
+    planes = {"mask", "values", "fallback", "mean", "basis", "scores", "codes", "scale", "zero_point", "codebook"}
+    assert seen >= {"raw", "zstd", "ans", "floats", *planes}
 
 
 TRANSFORMS = st.one_of(
@@ -170,9 +188,22 @@ TRANSFORMS = st.one_of(
         st.booleans(),
         st.one_of(st.sampled_from(["tensor", "row"]), st.integers(1, 30)),
     ),
+    st.builds(
+        lambda entries, dims, shared, dtype: {
+            "use": "codebook",
+            "entries": entries,
+            "dims": dims,
+            "shared": shared,
+            "dtype": dtype,
+        },
+        st.integers(2, 300),
+        st.integers(1, 9),
+        st.booleans(),
+        st.sampled_from([None, "float16", "float32", "float64"]),
+    ),
     st.sampled_from([{"use": "fp16"}, {"use": "bf16"}]),
 )
-PACKERS = st.sampled_from([{"use": "raw"}, {"use": "zstd", "level": 5}, {"use": "ans"}])
+PACKERS = st.sampled_from([{"use": "raw"}, {"use": "zstd", "level": 5}, {"use": "ans"}, {"use": "floats"}])
 PLACES = st.sampled_from(["*", "*a*", "*/{values,scores,basis}", "*/*e*", "!*codes", "4-d*"])
 
 
@@ -327,8 +358,9 @@ def test_every_stage_has_a_section_with_its_fields():
             heading = f"### `{stage.name}@{stage.version}`"
             assert heading in FORMAT
             section = FORMAT.split(heading)[1].split("\n#")[0]
+            not_stored = getattr(stage, "encode_only", frozenset())
             for field in msgspec.structs.fields(stage):
-                assert f"| `{field.name}` |" in section, (heading, field.name)
+                assert (f"| `{field.name}` |" in section) == (field.name not in not_stored), (heading, field.name)
 
 
 def test_the_recipe_of_the_page_is_legal():

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
-from stackc.planes import from_bytes
+from stackc.planes import from_bytes, to_bytes
 from stackc.testing import check_frozen
 from stackc.testing.frozen import Fixture
 from stackc.testing.planes import same_bits
+from tests.docs import second_decoder
 from tests.packers import packer_decoder
-from tests.packers.write_fixtures import FOLDER, fixture_planes
+from tests.packers.write_fixtures import FOLDER, fixture_planes, float_fixture_planes
 
 FIXTURES = sorted(path.parent for path in FOLDER.glob("*/*/fixture.json"))
-PLANES = fixture_planes()
+PLANES = fixture_planes() | float_fixture_planes()
 
 
 def fixture_of(folder: Path) -> Fixture:
@@ -23,8 +25,9 @@ def fixture_of(folder: Path) -> Fixture:
 
 
 def test_every_packer_has_fixtures():
-    counts = {name: sum(folder.parent.name == name for folder in FIXTURES) for name in ("raw-1", "zstd-1", "ans-1")}
-    assert counts == {"raw-1": 17, "zstd-1": 17, "ans-1": 11}
+    names = ("raw-1", "zstd-1", "ans-1", "floats-1")
+    counts = {name: sum(folder.parent.name == name for folder in FIXTURES) for name in names}
+    assert counts == {"raw-1": 17, "zstd-1": 17, "ans-1": 11, "floats-1": 12}
 
 
 @pytest.mark.parametrize("folder", FIXTURES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -41,6 +44,11 @@ def test_todays_packer_decodes_the_frozen_file(folder):
 def test_the_packer_decoder_reads_the_frozen_file(folder):
     fixture = fixture_of(folder)
     spec, data = fixture.spec, (folder / "packed.bin").read_bytes()
+    if fixture.name == "floats":
+        decoded = second_decoder.PACKERS["floats", 1](data, second_decoder.Spec(spec.shape, spec.dtype))
+        x = torch.from_numpy(decoded.copy()).to(getattr(torch, spec.dtype))  # bfloat16 is held as float32
+        assert to_bytes(x) == (folder / "decoded.bin").read_bytes()
+        return
     if spec.lo is None:
         content = (
             packer_decoder.zstd_content(data, spec.nbytes, spec.item_bytes, spec.numel)[1]
@@ -56,9 +64,14 @@ def test_the_packer_decoder_reads_the_frozen_file(folder):
 def test_the_fixtures_take_every_path_through_the_formats():
     first_bytes = {
         name: {(folder / "packed.bin").read_bytes()[:1] for folder in FIXTURES if folder.parent.name == name}
-        for name in ("zstd-1", "ans-1")
+        for name in ("zstd-1", "ans-1", "floats-1")
     }
     assert first_bytes["zstd-1"] == {b"", b"\x00", b"\x01", b"\x02", b"\x03"}
     kinds = {first[0] for first in first_bytes["ans-1"] if first}
     assert {0x20, 0x40} < kinds
     assert {kind & 0x18 for kind in kinds if kind < 0x20} >= {0x00, 0x10}
+    assert first_bytes["floats-1"] == {b"", b"\x00", b"\x01", b"\x02"}
+    split = [(folder / "packed.bin").read_bytes() for folder in FIXTURES if folder.parent.name == "floats-1"]
+    flags = {data[1] for data in split if data[:1] == b"\x02"}
+    assert {bit for bit in (1, 2, 4, 8) if any(flag & bit for flag in flags)} == {1, 2, 4, 8}
+    assert 3 in flags

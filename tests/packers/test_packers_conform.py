@@ -6,11 +6,16 @@ import pytest
 
 from stackc.registry import find
 from stackc.testing import packer_checks
+from tests.packers.write_fixtures import float_fixture_planes
 
 CHECKS = [
     pytest.param(check, id=f"{name}-{check}")
-    for name in ("raw", "zstd", "ans")
+    for name in ("raw", "zstd", "ans", "context")
     for check in packer_checks(find(name).stage())
+]
+CHECKS += [
+    pytest.param(check, id=f"floats-{check}")
+    for check in packer_checks(find("floats").stage(), planes=float_fixture_planes())
 ]
 
 

@@ -11,6 +11,7 @@ its fixtures beside those of the old one, which must keep decoding. Planes are b
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -57,11 +58,35 @@ def fixture_planes() -> dict[str, Plane]:
     }
 
 
+def float_fixture_planes() -> dict[str, Plane]:
+    """Small real planes that take every path through the format of ``floats``."""
+    halves = 2.0 ** -(torch.arange(5000) % 7).float()
+    rows, columns = halves[:60, None], halves[:72]
+    bits = random_bits(PlaneSpec((900,), "float32"), 7, "fixture float bits")
+    planes = {
+        "any-bits": random_bits(PlaneSpec((40,), "float64"), 7, "fixture bits"),
+        "number": torch.tensor(-0.0, dtype=torch.float16),
+        "no-floats": torch.empty((0, 3), dtype=torch.bfloat16),
+        "repeats": bell((3, 40), 7, "fixture repeats").repeat(10, 1),
+        "rows": bell((60, 72), 7, "fixture rows") * rows,
+        "rows-and-columns": (bell((60, 72), 7, "fixture both") * rows * columns).bfloat16(),
+        "columns": (bell((30, 72), 7, "fixture columns") * columns).half(),
+        "positive": bell((333,), 7, "fixture positive").abs() + 0.5,
+        "double": math.prod(bell((30, 40), 7, f"fixture double {factor}").double() for factor in range(3)),
+        "sparse": torch.where(bell((50, 40), 7, "fixture sparse") > 0.08, bell((50, 40), 7, "fixture values"), 0.0),
+        "few-bits": ((bell((40, 41), 7, "fixture few bits") * rows[:40]).view(torch.int32) & -(1 << 18)).view(
+            torch.float32
+        ),
+        "non-finite": torch.where(torch.arange(900) % 9 == 4, bits, bell((900,), 7, "fixture finite")),
+    }
+    return {name: Plane(PlaneSpec.of(x), x) for name, x in planes.items()}
+
+
 def main() -> None:
     """Write what is not there yet."""
-    for name in ("raw", "zstd", "ans"):
+    for name in ("raw", "zstd", "ans", "floats"):
         packer = find(name).stage()
-        for plane_name, (spec, x) in fixture_planes().items():
+        for plane_name, (spec, x) in (float_fixture_planes() if name == "floats" else fixture_planes()).items():
             folder = FOLDER / f"{name}-{packer.version}" / plane_name
             if packer.accepts(spec) and not folder.exists():
                 write_frozen(packer, x, folder, spec)

@@ -133,16 +133,16 @@ def test_a_preset_is_described_by_its_own_name() -> None:
             "stages[0].onn (line 3 of r.yaml): int has no field 'onn', did you mean 'on'?",
         ),
         (
-            "stages:\n- use: int\n  bits: 12",
-            "stages[0].bits (line 3 of r.yaml): expected 'int' <= 8 (it is 12)",
+            "stages:\n- use: int\n  bits: 20",
+            "stages[0].bits (line 3 of r.yaml): expected 'int' <= 16 (it is 20)",
         ),
         (
             "stages:\n- use: int\n  bits: four",
-            "stages[0].bits (line 3 of r.yaml): expected 'int', got 'str' (it is 'four')",
+            "stages[0].bits (line 3 of r.yaml): expected 'int | null', got 'str' (it is 'four')",
         ),
         (
             "stages:\n- use: int\n  bits: 4.0",
-            "stages[0].bits (line 3 of r.yaml): expected 'int', got 'float' (it is 4.0)",
+            "stages[0].bits (line 3 of r.yaml): expected 'int | null', got 'float' (it is 4.0)",
         ),
         (
             "stages:\n- use: int\n  granularity: rows",
@@ -231,8 +231,8 @@ def test_mistakes_are_refused_with_path_line_and_remedy(text: str, message: str)
 
 def test_recipes_from_python_need_no_lines() -> None:
     with pytest.raises(RecipeError) as caught:
-        recipe_from({"stages": ["raw", {"use": "int", "bits": 9}]})
-    assert str(caught.value) == "stages[1].bits (recipe): expected 'int' <= 8 (it is 9)"
+        recipe_from({"stages": ["raw", {"use": "int", "bits": 17}]})
+    assert str(caught.value) == "stages[1].bits (recipe): expected 'int' <= 16 (it is 17)"
 
 
 @pytest.mark.parametrize("value", [{3: 4, "stages": ["raw"]}, {"stages": [{"use": "int", 3: 4}]}])

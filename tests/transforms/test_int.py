@@ -239,7 +239,7 @@ def test_integer_planes_are_refused(dtype):
         ({"granularity": "group"}, "needs group_size"),
         ({"group_size": 8}, "group_size is for granularity: group"),
         ({"bits": 0}, ">= 1"),
-        ({"bits": 9}, "<= 8"),
+        ({"bits": 9}, "else 1 to 8 fit"),
         ({"granularity": "group", "group_size": 0}, ">= 1"),
         ({"granularity": "channel"}, "channel"),
         ({"bit": 8}, "bit"),

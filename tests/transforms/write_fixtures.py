@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from stackc.registry import find
 from stackc.spec import PlaneSpec
+from stackc.transform import Weighted, config_fields
 
 FOLDER = Path(__file__).parent / "fixtures"
 
@@ -33,6 +34,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "int-4-group": ("int", {"bits": 4, "granularity": "group", "group_size": 4}),
     "int-5-asymmetric": ("int", {"bits": 5, "symmetric": False}),
     "int-1": ("int", {"bits": 1}),
+    "int-step": ("int", {"step": 0.07}),
+    "int-step-16-bits": ("int", {"step": 0.0002}),
+    "tcq-8-states": ("tcq", {"step": 0.1}),
+    "tcq-4-states": ("tcq", {"step": 0.07, "states": 4, "rdo": 0.0}),
+    "tcq-8-states-16-bits": ("tcq", {"step": 0.0001}),
+    "codebook-values": ("codebook", {"entries": 16}),
+    "codebook-vectors": ("codebook", {"entries": 20, "dims": 3, "dtype": "float16"}),
+    "codebook-shared": ("codebook", {"entries": 8, "dims": 4, "shared": True}),
     "cast-float16": ("cast", {"to": "float16"}),
     "cast-bfloat16": ("cast", {"to": "bfloat16"}),
 }
@@ -53,13 +62,15 @@ def write(case: str) -> None:
     transform = msgspec.convert(config, find(name).stage)
     x = example_plane()
     spec = PlaneSpec.of(x)
+    if not transform.settled:
+        transform = transform.settle({"x": Weighted(x)})["x"]
     planes = transform.encode(x)
     if name == "seed":
         planes = {plane: torch.round(values * 256) / 256 for plane, values in planes.items()}
     metadata = {
         "name": name,
         "version": str(transform.version),
-        "config": json.dumps(msgspec.to_builtins(transform)),
+        "config": json.dumps(config_fields(transform.stored)),
         "spec": msgspec.json.encode(spec).decode(),
     }
     tensors = {"x": x, "decoded": transform.decode(planes, spec)}

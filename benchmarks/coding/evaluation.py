@@ -1,0 +1,75 @@
+"""Accuracy, retention, agreement and divergence of a decoded state dict, as stackc's own reports measure them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stackc.judge import prepare_judge
+from stackc.progress import Progress
+from stackc.reference import open_reference
+from stackc.tasks import find_task
+
+#: Rows of the training file that settings are chosen on, and those that calibration may see.
+HELD_OUT_ROWS = 2000
+#: The evaluated split has whole sentences, the training file phrases as well.
+FEWEST_WORDS = 8
+
+
+class Evaluator:
+    """A model folder and labelled rows, and the reference's result on them."""
+
+    def __init__(self, model: Path, data: Path) -> None:
+        self.reference = open_reference(str(model))
+        task = find_task({"name": "text-classification", "data": str(data)})
+        judge = prepare_judge(task, self.reference, Progress())
+        assert judge is not None
+        self.judge = judge
+
+    def measure(self, label: str, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Every figure of a state dict that was decoded from a file."""
+        digest = hashlib.sha256()
+        for name in sorted(state):
+            digest.update(name.encode())
+            digest.update(state[name].contiguous().numpy().tobytes())
+        score = self.judge.score(label, state, digest.hexdigest())
+        return {
+            "rows": score.rows,
+            "accuracy": [score.value, score.low, score.high],
+            "retention": score.retention,
+            "kl": score.kl,
+            "agreement": score.agreement,
+        }
+
+    @property
+    def accuracy(self) -> list[float]:
+        """Accuracy of the reference with its interval."""
+        score = self.judge.reference_score
+        return [score.value, score.low, score.high]
+
+
+def split_training(train: Path, folder: Path) -> tuple[Path, Path]:
+    """Write the held-out rows and the calibration rows of the training file as two files that share no sentence."""
+    with train.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+    head, body = rows[0], [row for row in rows[1:] if len(row[0].split()) >= FEWEST_WORDS]
+    random.Random(0).shuffle(body)  # noqa: S311 - documented to give the same order everywhere
+    held_out, rest = body[:HELD_OUT_ROWS], body[HELD_OUT_ROWS:]
+    seen = {row[0].strip().lower() for row in held_out}
+    rest = [row for row in rest if row[0].strip().lower() not in seen]
+    paths = folder / "held-out.tsv", folder / "calibration.tsv"
+    for path, part in zip(paths, (held_out, rest), strict=True):
+        path.write_text("".join("\t".join(row) + "\n" for row in [head, *part]), encoding="utf-8")
+    return paths
+
+
+def weight_error(state: Mapping[str, torch.Tensor], decoded: Mapping[str, torch.Tensor]) -> float:
+    """Squared error of all weights over their squared norm."""
+    error = sum(float(((decoded[name].double() - x.double()) ** 2).sum()) for name, x in state.items())
+    return error / sum(float((x.double() ** 2).sum()) for x in state.values())

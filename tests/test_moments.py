@@ -1,0 +1,183 @@
+"""Second moments are those of what each linear layer is fed, padding apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from stackc import lazy
+from stackc.calibration import Calibration, calibration_batches
+from stackc.errors import ModelError, PlanError
+from stackc.moments import input_moments
+from stackc.reference import ModuleReference, open_reference
+from stackc.tasks.text_classification import TextClassification
+from tests.helpers.models import tied, weights_file
+from tests.helpers.tiny import tiny_classifier, tiny_reviews
+
+
+def batches(*shapes: tuple[int, ...], name: str = "x") -> Calibration:
+    draw = torch.Generator().manual_seed(3)
+    return Calibration(tuple({name: torch.randn(shape, generator=draw)} for shape in shapes))
+
+
+def moments_of(module: nn.Module, calibration: Calibration) -> dict[str, torch.Tensor]:
+    reference = ModuleReference.of(module)
+    with input_moments(reference, calibration, reference.specs) as moments:
+        return dict(moments)
+
+
+def expected(inputs: torch.Tensor) -> torch.Tensor:
+    flat = inputs.reshape(-1, inputs.shape[-1]).double()
+    return flat.T @ flat / len(flat)
+
+
+class Attention(nn.Module):
+    """Three layers with one input, one with another, one that never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(6, 6) for _ in range(3))
+        self.out = nn.Linear(6, 2)
+        self.unused = nn.Linear(6, 6)
+        self.norm = nn.LayerNorm(6)
+        self.calls: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        mixed = torch.tanh(self.query(x)) * self.key(x) + self.value(x)
+        self.calls.append(mixed)
+        y: torch.Tensor = self.out(input=mixed)
+        return y
+
+
+def test_moments_are_means_of_outer_products() -> None:
+    calibration = batches((5, 7, 6), (2, 3, 6), (4, 6))
+    inputs = torch.cat([batch["x"].reshape(-1, 6) for batch in calibration.batches])
+    moments = moments_of(Attention(), calibration)
+    assert set(moments) == {"query.weight", "key.weight", "value.weight", "out.weight"}
+    for name in ("query", "key", "value"):
+        assert moments[f"{name}.weight"].dtype == torch.float64
+        torch.testing.assert_close(moments[f"{name}.weight"], expected(inputs), rtol=1e-5, atol=1e-6)
+    model = Attention()
+    moments = moments_of(model, calibration)
+    with torch.no_grad():
+        mixed = [model(batch["x"]) is not None and model.calls[-1].reshape(-1, 6) for batch in calibration.batches]
+    torch.testing.assert_close(moments["out.weight"], expected(torch.cat(mixed)), rtol=1e-5, atol=1e-6)
+
+
+def test_padding_does_not_count() -> None:
+    (batch,) = batches((3, 5, 6)).batches
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+    moments = moments_of(Attention(), Calibration(({**batch, "attention_mask": mask},)))
+    real = batch["x"][mask.bool()]
+    torch.testing.assert_close(moments["key.weight"], expected(real), rtol=1e-5, atol=1e-6)
+    loud = {"x": torch.where(mask[..., None].bool(), batch["x"], 1e4), "attention_mask": mask}
+    again = moments_of(Attention(), Calibration((loud,)))
+    assert torch.equal(again["key.weight"], moments["key.weight"])
+
+
+def test_layers_with_one_input_share_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    original = torch.from_file
+
+    def counting(path: str, **options: Any) -> torch.Tensor:
+        made.append(path)
+        return original(path, **options)
+
+    monkeypatch.setattr(lazy.torch, "from_file", counting)
+    moments_of(Attention(), batches((4, 6)))
+    assert len(made) == 2
+    assert not any(Path(path).exists() for path in made)
+
+
+def test_layers_that_shared_their_input_only_at_first_are_told_apart() -> None:
+    class Fickle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.a(x) + self.b(x if len(x) == 3 else 2 * x)
+            return y
+
+    calibration = batches((3, 4), (5, 4))
+    first, second = (batch["x"] for batch in calibration.batches)
+    moments = moments_of(Fickle(), calibration)
+    torch.testing.assert_close(moments["a.weight"], expected(torch.cat([first, second])), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(moments["b.weight"], expected(torch.cat([first, 2 * second])), rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_that_runs_twice_counts_twice() -> None:
+    layer = nn.Linear(4, 4)
+    model = nn.Sequential(layer, layer)
+    calibration = batches((6, 4), name="input")
+    x = calibration.batches[0]["input"]
+    with torch.no_grad():
+        inputs = torch.cat([x, layer(x)])
+    torch.testing.assert_close(moments_of(model, calibration)["0.weight"], expected(inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_a_tied_weight_has_the_moments_of_its_linear_layer() -> None:
+    model = tied()
+    ids = torch.arange(12).reshape(3, 4)
+    moments = moments_of(model, Calibration(({"ids": ids},)))
+    with torch.no_grad():
+        hidden = torch.tanh(model.layer(model.embedding(ids)))
+    torch.testing.assert_close(moments["embedding.weight"], expected(hidden), rtol=1e-5, atol=1e-6)
+    assert set(moments) == {"embedding.weight", "layer.weight"}
+
+
+def test_a_weight_that_two_layers_hold_has_the_moments_of_both() -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    calibration = batches((6, 4), name="input")
+    x = calibration.batches[0]["input"]
+    with torch.no_grad():
+        inputs = torch.cat([x, first(x)])
+    moments = moments_of(nn.Sequential(first, second), calibration)
+    torch.testing.assert_close(moments["0.weight"], expected(inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_transposed_weights_are_refused() -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    model = nn.Sequential(Conv1D(3, 4))
+    with pytest.raises(PlanError, match=r"0\.weight is the weight of a Conv1D, which stores it transposed"):
+        moments_of(model, batches((2, 4), name="input"))
+
+
+def test_only_what_is_asked_for_is_watched() -> None:
+    reference = ModuleReference.of(Attention())
+    with input_moments(reference, batches((4, 6)), ["out.weight", "norm.weight"]) as moments:
+        assert list(moments) == ["out.weight"]
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
+    tiny_classifier(tmp_path / "model")
+    tiny_reviews(tmp_path)
+    task = TextClassification(data=str(tmp_path / "reviews.tsv"), train=str(tmp_path / "reviews-train.tsv"))
+    reference = open_reference(str(tmp_path / "model"))
+    calibration = calibration_batches(task, reference)
+
+    def found(threads: int) -> Iterator[torch.Tensor]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with input_moments(reference, calibration, reference.specs) as moments:
+                yield from moments.values()
+        finally:
+            torch.set_num_threads(before)
+
+    one, two = list(found(1)), list(found(2))
+    assert len(one) == 14  # six layers in each of two blocks, pooler, classifier
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_weights_without_an_architecture_cannot_run(tmp_path: Path) -> None:
+    reference = open_reference(str(weights_file(tmp_path / "model.safetensors")))
+    with pytest.raises(ModelError), input_moments(reference, batches((4, 6)), reference.specs):
+        pass

@@ -1,0 +1,92 @@
+"""Absolute quantisation steps: the bits that their codes need, and steps to choose from."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from stackc.errors import TensorError
+from stackc.lazy import torch
+from stackc.parallel import one_thread_per_operation
+from stackc.transform import require_finite
+
+from ._affine import wide_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: The widest codes that a step may need.
+MOST_BITS = 16
+
+#: Steps of the ladder, from four times the root mean square of the values down to about a 23rd of it.
+_LADDER = 14
+
+
+def bits_that_hold(x: Tensor, step: float, slack: float = 1.0) -> int:
+    """Bits of the narrowest signed codes that hold every value of a plane, 2 to 16.
+
+    Parameters
+    ----------
+    x : Tensor
+        A real plane.
+    step : float
+        What a code is multiplied with.
+    slack : float
+        Room for codes so many times as large; as far as 16 bits have it.
+
+    Raises
+    ------
+    TensorError
+        If 16 bits do not hold them, with the steps that work; if the plane holds NaN or infinity, or the step is too
+        small for the dtype that scales are stored in.
+
+    Examples
+    --------
+    >>> import torch
+    >>> bits_that_hold(torch.tensor([0.7, -0.8]), 0.1)
+    5
+    """
+    require_finite(x)
+    stored = torch.finfo(wide_dtype(x.dtype))
+    largest = float(x.detach().abs().max()) if x.numel() else 0.0
+    most = (1 << (MOST_BITS - 1)) - 1
+    if not stored.smallest_normal <= step <= stored.max:
+        raise TensorError(f"a step of {step:g} does not fit the {stored.dtype} that it is stored in")
+    # the quotient, as rounded in the dtype of the scale, may be larger than the exact one
+    code = math.floor(largest / step * (1 + 2 * stored.eps) + 0.5)
+    if code > most:
+        raise TensorError(
+            f"values up to {largest:g} need more than {MOST_BITS} bits at a step of {step:g}; {_up(largest / most)} or "
+            "more works"
+        )
+    code = min(math.ceil(code * slack), most)
+    return max(2, 1 + code.bit_length())
+
+
+@one_thread_per_operation()
+def step_ladder(x: Tensor) -> tuple[float, ...]:
+    """Steps from coarse to fine, each ``sqrt(2)`` times finer than the one before, around the spread of the values.
+
+    Examples
+    --------
+    >>> import torch
+    >>> steps = step_ladder(torch.ones(4))
+    >>> len(steps), steps[0], round(steps[-1], 4)
+    (14, 4.0, 0.0442)
+    """
+    wide = x.detach().to(torch.float64)
+    root = float(wide.square().mean().sqrt()) if x.numel() else 0.0
+    largest = float(wide.abs().max()) if x.numel() else 0.0
+    # outliers far beyond the rest: no step may need more bits than there are
+    finest = 1.01 * largest / ((1 << (MOST_BITS - 1)) - 1)
+    steps = [4 * (root or 1.0) * 2 ** (-index / 2) for index in range(_LADDER)]
+    return tuple(step for step in steps if step >= finest)
+
+
+def _up(value: float) -> str:
+    """A number of three digits that is not smaller."""
+    text = f"{value:.2e}"
+    if float(text) < value:
+        digit = 10.0 ** (math.floor(math.log10(value)) - 2)
+        text = f"{float(text) + digit:.2e}"
+    return f"{float(text):g}"
