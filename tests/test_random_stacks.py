@@ -61,7 +61,7 @@ TRANSFORMS: list[st.SearchStrategy[dict[str, Any]]] = [
     st.sampled_from([{"use": "fp16"}, {"use": "bf16"}]),
 ]
 PACKERS: list[st.SearchStrategy[dict[str, Any]]] = [
-    st.sampled_from([{"use": "raw"}, {"use": "ans"}]),
+    st.sampled_from([{"use": name} for name in ("raw", "ans", "floats", "context", "auto")]),
     st.fixed_dictionaries({"use": st.just("zstd"), "level": st.sampled_from([1, 3, 19])}),
 ]
 REAL = ["float32", "float64", "float16", "bfloat16"]
@@ -183,7 +183,9 @@ def error_bound(stack: Branch | Leaf, x: torch.Tensor, spec: PlaneSpec) -> float
 @given(data=st.data())
 def test_packers_alone_keep_every_bit(data: st.DataObject) -> None:
     state = data.draw(tensors(special=True))
-    packer = st.sampled_from([{"use": "raw"}, {"use": "zstd", "level": 1}, {"use": "ans", "allow_empty": True}])
+    packer = st.sampled_from(
+        [{"use": "zstd", "level": 1}, *({"use": name} for name in ("raw", "ans", "floats", "context", "auto"))]
+    )
     stages = [{**data.draw(packer), "on": [name], "allow_empty": True} for name in state]
     with tempfile.TemporaryDirectory() as folder:
         result = compress(state, recipe_from({"stages": stages}), folder)

@@ -161,7 +161,7 @@ def encode(
     low, width, written = _put_mask(rows_used, contexts, _MASK, words, low, width, written)
     low, width, written = _put_mask(columns_used, contexts, _MASK + 2, words, low, width, written)
     column_activity = np.zeros(columns, np.int32)
-    sign_above = np.zeros(columns, np.int8)
+    sign_above = np.zeros(columns, np.int32)
     level, row_activity, seen, state = 0, 0, 0, 0
     for row in range(rows):
         if row == 0 or carry == 0:
@@ -317,7 +317,7 @@ def decode(
     if column_mask.size:
         columns = np.int64(column_mask.sum())
     column_activity = np.zeros(columns, np.int32)
-    sign_above = np.zeros(columns, np.int8)
+    sign_above = np.zeros(columns, np.int32)
     level, row_activity, seen, state = 0, 0, 0, 0
     for row in range(rows):
         if columns == 0:

@@ -272,16 +272,23 @@ def _matrix(x: Tensor, spec: PlaneSpec) -> np.ndarray:
 
 
 def _centre(values: np.ndarray, least: int, most: int) -> int:
-    """What counts as zero: zero itself if values lie on both sides, else the most frequent value."""
+    """What counts as zero: zero itself if values lie on both sides, else the most frequent value or an end."""
     if least < 0 < most or least == most == 0:
         return 0
     if most - least >= 1 << 16:
-        return least
+        return least if least >= 0 else most
     counts = numpy.zeros(most - least + 1, numpy.int64)
     flat = values.reshape(-1)
     for start in range(0, flat.size, 1 << 20):  # bincount widens to int64
         counts += numpy.bincount(flat[start : start + (1 << 20)] - numpy.int32(least), minlength=counts.size)
-    return least + int(counts.argmax())
+    frequent = least + int(counts.argmax())
+    sample = _sample(values)
+
+    def bits(centre: int) -> int:
+        signs = 1 if centre == least else 2 if centre == most else 0
+        return _Cost(sample - numpy.int32(centre), max(most - centre, centre - least), signs)(Settings())
+
+    return frequent if frequent in (least, most) else min((frequent, least, most), key=bits)
 
 
 def _coded(values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: int) -> bytes:
@@ -345,7 +352,7 @@ def _sample_size(values: np.ndarray) -> int:
 
 def _choose(values: np.ndarray, peak: int, signs: int) -> Settings:
     """The settings that code a sample in the fewest bits, one after another from the most important."""
-    trellis = _trellis(values, peak, signs) if not signs and peak > 1 else 0
+    trellis = 0 if signs else _trellis(values, peak, signs)
     if trellis:
         cost = _Cost(_head(values), peak, signs)
         best = Settings(trellis=trellis)

@@ -16,7 +16,7 @@ from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
 
 from ._affine import Blocks, affine, blocks_of_rows, checked, cut, join, one_block, sign_scale, spread, wide_dtype
-from ._steps import MOST_BITS, bits_that_hold, step_ladder
+from ._steps import MOST_BITS, MOST_STRETCH, bits_that_hold, step_ladder, stretch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,8 @@ class Int(Transform, frozen=True):
     ``rdo`` and ``calibrated`` choose other codes than the nearest; files do not tell, and decoding is the same.
 
     * ``rdo`` minimises ``(error / scale)**2 + rdo * bits``, the bits being those of the packer ``context``: rare codes
-      give way to their neighbour towards zero, or to zero.
+      give way to their neighbour towards zero, or to zero. The scale is then stretched a little, so that the plane as a
+      whole does not shrink, which costs a network more than noise does; see `stackc.transforms._steps.stretch`.
     * ``calibrated`` minimises the error of what the matrix is multiplied with, as GPTQ does, from the second moments of
       the inputs of its layer; see `stackc.transforms._calibrated.calibrated_codes`. Planes that nothing is multiplied
       with, such as embeddings and biases, are rounded as without it.
@@ -222,7 +223,8 @@ class Int(Transform, frozen=True):
             from ._rate_aware import rate_aware
 
             codes = rate_aware(join(places, blocks).reshape(x.shape), self.rdo, hi)
-            return {"codes": codes.to(getattr(torch, self._code_dtype)), "scale": scale}
+            planes = {"codes": codes.to(getattr(torch, self._code_dtype)), "scale": scale}
+            return {**planes, "scale": scale * stretch(x, self.decode(planes, PlaneSpec.of(x)))}
         integers = places.round_()
         if not self.symmetric:
             integers += zero_point[..., None]
@@ -303,9 +305,12 @@ class Int(Transform, frozen=True):
                 worst = torch.maximum(worst, wide.abs() + furthest[..., None])
             # a quotient is off by 2^-23 of itself, which can move a value to the wrong side of a tie
             error = float(torch.linalg.vector_norm(join(worst, blocks))) * (1 + 2.0 ** (self._width - 21))
+        size = float(torch.linalg.vector_norm(wide))
+        if self.rdo:
+            error = MOST_STRETCH * error + (MOST_STRETCH - 1) * size
         stored = torch.finfo(wide_dtype(x.dtype))
         shown = torch.finfo(x.dtype)
-        decoded = float(torch.linalg.vector_norm(wide)) + error
+        decoded = size + error
         subnormal = shown.smallest_normal * shown.eps * math.sqrt(x.numel())
         return error + (stored.eps + shown.eps / 2) * decoded * (1 + 2**-10) + subnormal
 

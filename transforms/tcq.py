@@ -15,6 +15,8 @@ from stackc.planes import limited
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
 
+from ._steps import MOST_STRETCH, stretch
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -43,7 +45,7 @@ class Tcq(Transform, frozen=True):
     plane      shape    holds
     ========== ======== ==============================================================
     ``codes``  of input ``k``, int8 if ``bits <= 8``, else int16
-    ``scale``  ``()``   ``step`` as float32, or float64 of a float64 plane
+    ``scale``  ``()``   ``step``, stretched, as float32, or float64 of a float64 plane
     ========== ======== ==============================================================
 
     Codes are read in C order, and the state goes on from one row to the next. It begins as 0. With
@@ -53,7 +55,9 @@ class Tcq(Transform, frozen=True):
         value = scale * (2 * k - sign(k) * quantiser)
         state = NEXT_STATE[states][state][k & 1]
 
-    The search minimises the sum of ``(error / step)**2 + rdo * bits``. Without ``rdo`` no value is off by more than
+    The search minimises the sum of ``(error / step)**2 + rdo * bits``. The rate term moves codes towards zero; so that
+    the plane does not shrink, which costs a network more than noise does, the scale is then stretched a little (see
+    `stackc.transforms._steps.stretch`). Without ``rdo`` no value is off by more than
     two steps. With ``bits`` left out, it is settled so that all values are in range; values out of range become the
     largest ones that fit.
 
@@ -154,10 +158,13 @@ class Tcq(Transform, frozen=True):
         factors = _factors(weights, x)
         codes = search(values.cpu().numpy(), self.step, self.states, self.rdo, self._largest_code, factors)
         dtype = torch.int8 if self.bits <= 8 else torch.int16
-        return {
+        planes = {
             "codes": torch.from_numpy(codes).to(dtype).reshape(x.shape).to(x.device),
             "scale": torch.tensor(self.step, dtype=_wide(x), device=x.device),
         }
+        if self.rdo:
+            planes["scale"] *= stretch(x, self.decode(planes, PlaneSpec.of(x)), weights)
+        return planes
 
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
         """Reconstruct in whole steps, then scale, in the dtype of the scale; then round to the dtype of the spec."""
@@ -188,6 +195,8 @@ class Tcq(Transform, frozen=True):
             squares += float(worst.square().sum())
             size += float(steps.square().sum())
         error = math.sqrt(squares) * step
+        if self.rdo:
+            error = MOST_STRETCH * error + (MOST_STRETCH - 1) * math.sqrt(size) * step
         shown = torch.finfo(x.dtype)
         decoded = math.sqrt(size) * step + error
         subnormal = shown.smallest_normal * shown.eps * math.sqrt(x.numel())

@@ -93,9 +93,9 @@ def nncodec_points(label: str) -> Iterator[Point]:
 
 
 def gptq_points(label: str) -> Iterator[Point]:
-    """GPTQ at 2 to 6 bits, one scale for a row or for 128 columns."""
+    """GPTQ at 2 to 5 bits, one scale for a row or for 128 columns."""
     for group in (None, 128):
-        for bits in (2, 3, 4, 5, 6):
+        for bits in (2, 3, 4, 5):
 
             def make(context: Context, bits: int = bits, group: int | None = group) -> tuple[int, Mapping[str, Tensor]]:
                 task = find_task(

@@ -3,10 +3,9 @@
     pip install zipnn==0.5.4 openzl==0.3.0
     python benchmarks/floats/run.py FOLDER [FOLDER ...] [--repeat 3] [--damage 20]
 
-Each tensor is compressed on its own, as in a file of stackc, in its own dtype and cast to bfloat16 and float16. All run in this
-process on one thread and take turns; times are processor seconds, the best of the repeats (level 19 runs once). Every
-result is decompressed and compared. With ``--damage N``, N processes read damaged bytes with ZipNN and OpenZL, which do not always
-survive it. Prints Markdown.
+Each tensor is compressed on its own, as in a file of stackc, in float32, bfloat16 and float16. All run in this process on
+one thread and take turns; times are processor seconds, the best of the repeats (level 19 runs once). Every result is
+decompressed and compared. With ``--damage N``, N processes of each codec read damaged bytes. Prints Markdown.
 """
 
 from __future__ import annotations

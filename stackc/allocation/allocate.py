@@ -39,6 +39,12 @@ _GAPS = (1.0, 0.5)
 #: Share of the target from which on a tensor is searched at the finer distance.
 _LARGE = 0.005
 
+#: Share of the target below which a plane is searched half as finely.
+_SMALL = 0.001
+
+#: Tensors of so many values are worked on by several threads, one for each position of the root.
+_SPLIT = 1 << 18
+
 #: Rounds of a search, each halving the distances; ladders have a few dozen options at most.
 _ROUNDS = 8
 
@@ -131,7 +137,7 @@ class Allocator:
             for _ in range(_ROUNDS):
                 points, price = self._chosen(target)
                 asked = [
-                    root.refine(price, gap)
+                    root.refine(price, gap, _SMALL * target)
                     for name, root in self._roots.items()
                     if gap == _GAPS[0] or points[name].size > _LARGE * target
                 ]
@@ -168,32 +174,32 @@ class Allocator:
 
     def _begin(self) -> None:
         """Open every tensor and measure the coarse ladders."""
-        with self._progress.task("allocate", sum(tensor.spec.nbytes for tensor in self._plan.tensors)) as advance:
-            for tensor, found in map_ordered(self._first_look, self._plan.tensors):
-                if isinstance(found, int):
-                    self._fixed[tensor.name] = found
-                else:
-                    self._roots[tensor.name] = found
-                advance(tensor.spec.nbytes)
+        for tensor, found in map_ordered(self._opened, self._plan.tensors):
+            if isinstance(found, int):
+                self._fixed[tensor.name] = found
+            else:
+                self._roots[tensor.name] = found
+        self._expand()
 
-    def _first_look(self, tensor: TensorPlan) -> tuple[TensorPlan, Choice | int]:
-        explorer = self._explorers[tensor.name]
-        root = explorer.begin(self._reference.tensor(tensor.name))
-        if isinstance(root, Closed):
-            return tensor, root.size
-        self._measure(tensor, root)
-        return tensor, root
+    def _opened(self, tensor: TensorPlan) -> tuple[TensorPlan, Choice | int]:
+        root = self._explorers[tensor.name].begin(self._reference.tensor(tensor.name))
+        return tensor, root.size if isinstance(root, Closed) else root
 
     def _expand(self) -> None:
         """Measure what is wanted, in all tensors."""
-        pending = [tensor for tensor in self._plan.tensors if tensor.name in self._roots]
-        pending = [tensor for tensor in pending if self._roots[tensor.name].pending]
-        with self._progress.task("allocate", sum(tensor.spec.nbytes for tensor in pending)) as advance:
-            measured = map_ordered(lambda tensor: self._measure(tensor, self._roots[tensor.name]), pending)
-            for tensor, _ in zip(pending, measured, strict=True):
+        jobs: list[tuple[TensorPlan, Sequence[float]]] = []
+        for tensor in self._plan.tensors:
+            pending = self._roots[tensor.name].pending if tensor.name in self._roots else []
+            if tensor.spec.numel >= _SPLIT:
+                jobs += [(tensor, [position]) for position in pending]
+            elif pending:
+                jobs.append((tensor, pending))
+        jobs.sort(key=lambda job: -job[0].spec.numel)
+        with self._progress.task("allocate", sum(tensor.spec.nbytes for tensor, _ in jobs)) as advance:
+            for (tensor, _), _done in zip(jobs, map_ordered(lambda job: self._measure(*job), jobs), strict=True):
                 advance(tensor.spec.nbytes)
 
-    def _measure(self, tensor: TensorPlan, root: Choice) -> None:
+    def _measure(self, tensor: TensorPlan, positions: Sequence[float]) -> None:
         x = self._reference.tensor(tensor.name)
         wide = x if x.dtype == torch.float64 else x.to(torch.float32)
 
@@ -201,7 +207,7 @@ class Allocator:
             return self._sensitivity.loss(tensor.name, value.to(wide.dtype) - wide)
 
         try:
-            self._explorers[tensor.name].expand(root, x, loss)
+            self._explorers[tensor.name].expand(self._roots[tensor.name], positions, x, loss)
         except MemoryError as error:
             raise TensorError(f"{tensor.name} ({tensor.spec}) does not fit in memory") from error
 
@@ -257,7 +263,7 @@ class Allocator:
             if trial not in branches:
                 if not pick.choice.want(trial):
                     break
-                self._measure(tensor, self._roots[name])
+                self._measure(tensor, self._roots[name].pending)
             if branches[trial].size > limit:
                 high = trial
             elif branches[trial].size > branches[low].size:

@@ -30,6 +30,9 @@ _PROBES = 4
 #: Parameters without a layer that is known keep their gradients row by row, up to so many values in all rows.
 _MOST_VALUES = 1 << 26
 
+#: Occurrences that every row of an embedding has beyond those in the training rows.
+_PRIOR = 0.5
+
 #: Least sensitivity of a weight, as a share of the mean one: what no training row uses may be used all the same.
 _FLOOR = 1e-3
 
@@ -68,7 +71,7 @@ class Fisher(Sensitivity):
 
 @contextmanager
 def fisher_information(
-    reference: Reference, pool: Calibration, rows: int, progress: Progress | None = None
+    reference: Reference, pool: Calibration, rows: int, population: int, progress: Progress | None = None
 ) -> Iterator[Fisher]:
     """Collect what the estimate needs, in files that last as long as the block.
 
@@ -83,6 +86,9 @@ def fisher_information(
         Training rows to draw from.
     rows : int
         How many draws; a row may be drawn more than once and is then worked on once.
+    population : int
+        Training rows that the pool was taken from. Every row of an embedding counts as if it occurred half a time more
+        in all of them (Jeffreys' prior), since what is not in the training rows may be met later.
     progress : Progress, optional
         Told about every row.
 
@@ -102,7 +108,7 @@ def fisher_information(
                     collector.take(inputs, share)
                     advance(1)
         del model
-        yield collector.finish()
+        yield collector.finish(population)
 
 
 def _drawn(model: nn.Module, pool: Calibration, rows: int) -> list[tuple[dict[str, Tensor], float]]:
@@ -220,7 +226,7 @@ class _Collector:
             gradients = torch.autograd.grad(
                 (logits * direction).sum(), wanted, retain_graph=left > 0, allow_unused=True
             )
-            self._keep(calls, others, gradients, share)
+            self._keep(calls, others, gradients, share, first=left == len(directions) - 1)
 
     def _keep(
         self,
@@ -228,6 +234,8 @@ class _Collector:
         others: list[tuple[str, nn.Parameter]],
         gradients: tuple[Tensor | None, ...],
         share: float,
+        *,
+        first: bool,
     ) -> None:
         sample = len(self._shares)
         self._shares.append(share)
@@ -237,7 +245,7 @@ class _Collector:
             name, module = self._layers[number]
             if (name, number) not in self._files:
                 self._files[name, number] = kind_of(module)(self._folder / str(number))
-            self._files[name, number].append(fed, gradient, sample, share)
+            self._files[name, number].append(fed, gradient, sample, share, share if first else 0.0)
         for (name, weight), gradient in zip(others, gradients[len(calls) :], strict=True):
             if gradient is None:
                 continue
@@ -246,10 +254,10 @@ class _Collector:
                 continue
             if (name, -1) not in self._files:
                 self._files[name, -1] = Records(self._folder / f"other-{len(self._files)}")
-            self._files[name, -1].append(gradient.reshape(1, -1), gradient.reshape(1, -1), sample, share)
+            self._files[name, -1].append(gradient.reshape(1, -1), gradient.reshape(1, -1), sample, share, share)
 
-    def finish(self) -> Fisher:
-        """What was collected."""
+    def finish(self, population: int) -> Fisher:
+        """What was collected, of so many training rows."""
         by_name: dict[str, list[Records]] = {}
         for (name, _), records in self._files.items():
             records.close()
@@ -257,4 +265,8 @@ class _Collector:
         trace = sum(records.trace for records in self._files.values())
         trace += sum(mean * self._numel[name] for name, mean in self._even.items())
         floor = _FLOOR * trace / max(sum(self._numel.values()), 1)
+        for (name, _), records in self._files.items():
+            if records.indexed:
+                energy = records.trace / records.places / records.width  # of one occurrence, for one weight
+                self._even[name] = self._even.get(name, 0.0) + _PRIOR / population * energy
         return Fisher(by_name, torch.tensor(self._shares, dtype=torch.float64), self._even, floor)

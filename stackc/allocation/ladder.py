@@ -10,6 +10,9 @@ import msgspec
 
 from stackc.transform import Transform
 
+#: Positions of a ladder on which the middle is enough to begin with.
+_SHORT = 9
+
 Value = TypeVar("Value", bound=Transform)
 
 
@@ -40,8 +43,9 @@ class Ladder(Generic[Value]):
 
     @property
     def coarse(self) -> tuple[float, ...]:
-        """Both ends and every third position between, where a search begins."""
-        return tuple(sorted({*map(float, range(0, self.top + 1, 3)), float(self.top)}))
+        """Both ends and one or two positions between, where a search begins."""
+        parts = 2 if self.top <= _SHORT else 3
+        return tuple(sorted({float(round(self.top * part / parts)) for part in range(parts + 1)}))
 
     def at(self, position: float) -> Value:
         """The value at a position; between two options that cannot be mixed it is the lower one."""

@@ -29,27 +29,48 @@ class Records:
     ----------
     trace : float
         Mean square of the gradient of the parameter, summed over the parameter, with places taken as independent.
+    places : float
+        Mean number of places in a row.
     """
 
     def __init__(self, path: Path) -> None:
         self.trace = 0.0
+        self.places = 0.0
         self._files = (path.with_name(f"{path.name}-fed"), path.with_name(f"{path.name}-gradient"))
         self._widths = (0, 0)
         self._samples: list[int] = []
         self._places = (torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64))
 
-    def append(self, fed: Tensor, gradient: Tensor, sample: int, share: float) -> None:
-        """Add the places of one sample, whose share in the mean over samples is given."""
+    def append(self, fed: Tensor, gradient: Tensor, sample: int, share: float, counted: float) -> None:
+        """Add the places of one sample.
+
+        Parameters
+        ----------
+        fed, gradient
+            What the layer was fed, and the gradient of its output.
+        sample : int
+            Number of the sample.
+        share : float
+            What the sample counts in the mean over rows.
+        counted : float
+            What its places count in `places`; zero if they were counted with an earlier sample of the same row.
+        """
         fed = self.prepared(fed)
         gradient = gradient.reshape(-1, gradient.shape[-1])
         fed = fed.expand(len(gradient), -1)
         self._widths = (fed.shape[1], gradient.shape[1])
         self._samples += [sample] * len(gradient)
         self.trace += share * self.energy(fed, gradient)
+        self.places += counted * len(gradient)
         for path, values in zip(self._files, (fed, gradient), strict=True):
             kept = values if values.dtype == torch.int64 else values.to(torch.bfloat16)
             with path.open("ab") as file:
                 file.write(to_bytes(kept.cpu().contiguous()))
+
+    @property
+    def width(self) -> int:
+        """Values of the gradient at a place."""
+        return self._widths[1]
 
     def close(self) -> None:
         """Map the files; nothing can be appended any more."""

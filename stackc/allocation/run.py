@@ -182,5 +182,5 @@ def _sensitivity(plan: Plan, task: Task, reference: Reference, progress: Progres
         raise DataError(
             f"allocate: {error}; or allocate without data, with 'sensitivity: {WeightError.name}'"
         ) from error
-    with fisher_information(reference, pool, rows, progress) as fisher:
+    with fisher_information(reference, pool, rows, len(task.calibration_texts()), progress) as fisher:
         yield fisher

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from stackc.reference import Reference
 
-#: Values that are held in float64 at a time.
-_CHUNK = 1 << 20
+#: Values that are summed in the dtype of the tensor before they are added up in float64.
+_CHUNK = 1 << 16
 
 
 class Sensitivity(abc.ABC):
@@ -49,7 +49,7 @@ class WeightError(Sensitivity):
 
 
 def squared_norm(x: Tensor) -> float:
-    """Sum of squares, in float64.
+    """Sum of squares.
 
     Examples
     --------
@@ -57,4 +57,5 @@ def squared_norm(x: Tensor) -> float:
     >>> squared_norm(torch.tensor([3.0, 4.0]))
     25.0
     """
-    return float(sum(chunk.to(torch.float64).square().sum() for chunk in torch.split(x.detach().reshape(-1), _CHUNK)))
+    norms = [torch.linalg.vector_norm(chunk) for chunk in torch.split(x.detach().reshape(-1), _CHUNK)]
+    return float(torch.stack(norms).to(torch.float64).square().sum()) if x.numel() else 0.0

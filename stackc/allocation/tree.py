@@ -33,6 +33,10 @@ class Closed(NamedTuple):
     value: Tensor
 
 
+#: A value is explored further if its cost is larger than the best one by at most so much of it, per distance searched.
+_WORTHWHILE = 0.1
+
+
 @dataclasses.dataclass(eq=False)
 class Choice:
     """A transform of one plane with values to choose from, and what has been found out about them.
@@ -56,9 +60,10 @@ class Choice:
     wanted: set[float] = dataclasses.field(default_factory=set)
 
     @property
-    def pending(self) -> bool:
-        """Whether something here or below is still to be measured."""
-        return bool(self.wanted) or any(below.pending for branch in self.branches.values() for below in branch.below)
+    def pending(self) -> list[float]:
+        """Positions where something is still to be measured, here or below."""
+        incomplete = (p for p, branch in self.branches.items() if any(below.pending for below in branch.below))
+        return sorted({*self.wanted, *incomplete})
 
     def want(self, position: float) -> bool:
         """Ask for a position, unless it is known or its value is that of a known one."""
@@ -73,15 +78,24 @@ class Choice:
         """The hull of everything that has been measured."""
         return hull(
             point
-            for position, branch in self.branches.items()
+            for position, branch in sorted(self.branches.items())
             for point in total(
                 [below.points() for below in branch.below],
                 Point(branch.size, branch.loss, (Pick(self, position),)),
             )
         )
 
-    def refine(self, price: float, gap: float) -> bool:
-        """Ask for what lies next to the best at a price of a byte, down to a distance on the ladder.
+    def refine(self, price: float, gap: float, least: float) -> bool:
+        """Ask for what lies next to the best at a price of a byte.
+
+        Parameters
+        ----------
+        price : float
+            Loss that a byte is worth.
+        gap : float
+            Distance on the ladders down to which the search goes.
+        least : float
+            What stays below so many bytes is searched half as finely.
 
         Returns
         -------
@@ -94,12 +108,16 @@ class Choice:
         index = known.index(place)
         near = known[max(index - 1, 0) : index + 2]
         asked = False
+        if not self.branches[place].below and self.branches[place].size < least:
+            gap *= 2
         for other in near:
             if abs(other - place) > gap:
                 asked |= self.want(_between(place, other, gap))
         for position in near:
-            for below in self.branches[position].below:
-                asked |= below.refine(price, gap)
+            # What is clearly worse with its best so far will not become the best.
+            if costs[position] - costs[place] <= _WORTHWHILE * gap * abs(costs[place]):
+                for below in self.branches[position].below:
+                    asked |= below.refine(price, gap, least)
         return asked
 
 
@@ -178,17 +196,14 @@ class Explorer:
         """The root of the tree: nothing measured yet, or, with nothing to choose, everything."""
         return self._open(self._walker(x), "", 0)
 
-    def expand(self, root: Choice, x: Tensor, loss: Loss) -> None:
-        """Measure everything that is wanted."""
-        self._expand(root, self._walker(x), loss)
+    def expand(self, root: Choice, positions: Sequence[float], x: Tensor, loss: Loss) -> None:
+        """Measure everything that is wanted at some positions of the root and below."""
+        self._expand(root, positions, self._walker(x), loss)
 
     def _walker(self, x: Tensor) -> Walker:
         return Walker(self.plan, x, self._weights, self._moments)
 
-    def _expand(self, choice: Choice, walker: Walker, loss: Loss) -> None:
-        positions = sorted(
-            choice.wanted | {p for p, branch in choice.branches.items() if any(below.pending for below in branch.below)}
-        )
+    def _expand(self, choice: Choice, positions: Sequence[float], walker: Walker, loss: Loss) -> None:
         spec, _ = walker.planes[choice.path]
         values = [
             choice.branches[position].value
@@ -196,7 +211,6 @@ class Explorer:
             else self._settled(choice.ladder.at(position), walker, choice.stage, choice.path)
             for position in positions
         ]
-        choice.wanted = set()
         forks = walker.forks(choice.stage, choice.path, values)
         for position, value in zip(positions, values, strict=True):
             fork = next(forks)
@@ -207,11 +221,13 @@ class Explorer:
                 size = sum(made.size for made in closed.values())
                 measured = loss(value.decode({**planes, **lossy}, spec))
                 choice.branches[position] = Branch(value, measured, size, below, lossy if below else {})
+                choice.wanted.discard(position)
             branch = choice.branches[position]
             for inner in branch.below:
                 if inner.pending:
                     plane = inner.path.rpartition("/")[2]
-                    self._expand(inner, fork, _Inner(loss, value, {**planes, **branch.lossy}, spec, plane))
+                    inner_loss = _Inner(loss, value, {**planes, **branch.lossy}, spec, plane)
+                    self._expand(inner, inner.pending, fork, inner_loss)
             del fork, planes
 
     def _below(

@@ -142,11 +142,11 @@ def steps_around(target: int, words: int, probabilities: list[int]) -> tuple[lis
     return steps, interval
 
 
-@pytest.mark.parametrize("probabilities", [[32767], [16, 65520], [40000, 21, 60000], [65519]], ids=str)
-@pytest.mark.parametrize("target", [1 << 63, 1 << 40, 3 << 62, 5 << 32])
+@pytest.mark.parametrize("probabilities", [[32767], [16, 65520, 999], [40000, 21, 60000]], ids=str)
+@pytest.mark.parametrize("target", [1 << 63, 1 << 40, 5 << 32])
 def test_a_carry_runs_through_words_of_ones(probabilities, target):
     """The interval straddles a round number: what was written is all ones, until the end turns it into zeros."""
-    steps, interval = steps_around(target, 4, probabilities)
+    steps, interval = steps_around(target, 3, probabilities)
     low = interval.low.to_bytes(4 * interval.words + 8, "big")
     assert low[8 : 4 * interval.words] == b"\xff" * (4 * interval.words - 8)
     data, count = coded(steps)

@@ -82,13 +82,73 @@ def float_fixture_planes() -> dict[str, Plane]:
     return {name: Plane(PlaneSpec.of(x), x) for name, x in planes.items()}
 
 
+def context_fixture_planes() -> dict[str, Plane]:
+    """Small integer planes that take every path through the format of ``context``, beside those of `fixture_planes`."""
+    rows = 2.0 ** -(torch.arange(60) % 7).float()
+    columns = 2.0 ** -(torch.arange(48) * 5 % 6).float()
+    values = bell((60, 48), 7, "fixture context") * 300
+    sparse = values * (torch.arange(60)[:, None] % 20 < 13) * (torch.arange(48) % 16 > 3)
+    drift = values * 2.0 ** -(torch.arange(60 * 48).reshape(60, 48) // 400).float()
+    extreme = (bell((30, 20), 7, "fixture extreme") * 2.0 ** (torch.arange(600).reshape(30, 20) % 37).float()).double()
+    codes = {
+        "active-rows": (values * rows[:, None], -64, 63),
+        "active-columns": (values * columns, -64, 63),
+        "active-rows-and-columns": (values * rows[:, None] * columns * 4, -128, 127),
+        "empty-rows-and-columns": (sparse / 8, -32, 31),
+        "empty-columns": ((sparse / 8)[:13], -32, 31),
+        "drift": (drift, -64, 63),
+        "drift-down": (drift.T, -64, 63),
+        "clusters": (values / 4 * (bell((60, 6), 7, "fixture clusters") > 0).repeat_interleave(8, 1), -16, 15),
+        "none-negative": (values.abs() / 6, 0, 31),
+        "none-positive": (-values.abs() / 6, -31, 0),
+        "far-from-zero": ((values / 8 + 100).clamp(90, 111), 90, 111),
+        "all-far-from-zero": (torch.full((8, 9), -77), -100, -70),
+        "four-axes": (values.reshape(6, 10, 8, 6) / 10, -16, 15),
+        "mask-of-rows": (sparse.abs() > 20, 0, 1),
+    }
+    planes = {}
+    for name, (x, lo, hi) in codes.items():
+        dtype = "bool" if x.dtype == torch.bool else "int8"
+        planes[name] = Plane(
+            PlaneSpec(tuple(x.shape), dtype, lo, hi), x.float().round().clamp(lo, hi).to(getattr(torch, dtype))
+        )
+    extremes = extreme.round().clamp(-(2**30), 2**30 - 1).int()
+    planes["extreme"] = Plane(PlaneSpec((30, 20), "int32", -(1 << 30), (1 << 30) - 1), extremes)
+    largest = torch.where(torch.arange(64) % 9 == 4, (1 << 31) - 1, torch.arange(64) % 3).reshape(8, 8)
+    planes["largest"] = Plane(PlaneSpec((8, 8), "int64", 0, (1 << 31) - 1), largest)
+    noise = PlaneSpec((60,), "int16")
+    planes["noise-without-bounds"] = Plane(noise, random_integers(noise, 7, "fixture noise"))
+    for states in (4, 8):
+        planes[f"trellis-{states}"] = Plane(PlaneSpec((40, 50), "int8", -8, 7), trellis_codes((40, 50), states))
+    return planes
+
+
+def trellis_codes(shape: tuple[int, int], states: int) -> torch.Tensor:
+    """Codes that are mostly zero in one quantiser of a trellis and mostly not in the other."""
+    table = {4: ((0, 2), (2, 0), (1, 3), (3, 1)), 8: ((0, 2), (2, 0), (4, 6), (6, 4), (5, 7), (7, 5), (1, 3), (3, 1))}
+    values = (bell(shape, 7, "fixture trellis") * 20).reshape(-1).tolist()
+    state, codes = 0, []
+    for value in values:
+        codes.append(round(value) if state < states // 2 else round(value + math.copysign(1, value)))
+        state = table[states][state][codes[-1] & 1]
+    return torch.tensor(codes, dtype=torch.int8).clamp(-8, 7).reshape(shape)
+
+
+def planes_of(name: str) -> dict[str, Plane]:
+    """The planes that the fixtures of a packer are made of, by name."""
+    if name == "floats":
+        return float_fixture_planes()
+    planes = fixture_planes() | (context_fixture_planes() if name == "context" else {})
+    return {plane_name: plane for plane_name, plane in planes.items() if find(name).stage().accepts(plane.spec)}
+
+
 def main() -> None:
     """Write what is not there yet."""
-    for name in ("raw", "zstd", "ans", "floats"):
+    for name in ("raw", "zstd", "ans", "floats", "context"):
         packer = find(name).stage()
-        for plane_name, (spec, x) in (float_fixture_planes() if name == "floats" else fixture_planes()).items():
+        for plane_name, (spec, x) in planes_of(name).items():
             folder = FOLDER / f"{name}-{packer.version}" / plane_name
-            if packer.accepts(spec) and not folder.exists():
+            if not folder.exists():
                 write_frozen(packer, x, folder, spec)
 
 

@@ -1,0 +1,205 @@
+"""Rate allocation against the best uniform setting of the same bytes.
+
+    python benchmarks/coding/allocate.py --models bert-tiny=folder minilm=folder --data dev.tsv --train train.tsv
+
+The uniform setting has one step for all matrices; a sweep over steps, ranks of the word embedding and shares of its rows
+is judged by the divergence on held-out training rows, and for each budget the best one that keeps to it is taken. The
+allocation is then given exactly that many bytes. Both have the same stages, packers and vectors. The evaluated split is
+used once, for the settings of the table. A second table holds the allocation's estimates against what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evaluation import Evaluator, split_training
+from machine import describe_machine
+
+from stackc.artifact.reader import Artifact
+from stackc.report import Report
+from stackc.runner import run
+
+#: Ratios of the budgets.
+BUDGETS = {"bert-tiny": (25, 45, 80), "minilm": (9, 13, 18)}
+
+#: Steps of the sweep; shares of rows and ranks of the word embedding, where None stands for no such stage.
+STEPS = {
+    "bert-tiny": (0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2),
+    "minilm": (0.02, 0.03, 0.04, 0.05, 0.065, 0.08),
+}
+EMBEDDINGS = {
+    "bert-tiny": tuple(product((0.5, 0.6, 0.7), (32, 48, 64, 96))),
+    "minilm": tuple(product((0.5, 0.6), (128, 256, 384))),
+}
+
+_WORDS = "*word_embeddings.weight"
+_VECTORS = ["*.bias", "*LayerNorm.weight"]
+_HERE = Path(__file__).parent
+
+
+class Setting(NamedTuple):
+    """One compressed file: how it was made, its bytes, and what it does to the model."""
+
+    label: str
+    bytes: int
+    held_out: dict[str, Any]
+    artifact: Path
+    report: Report
+
+
+def recipe(task: dict[str, Any], rows: Any, rank: Any, step: Any, coarse: bool) -> dict[str, Any]:
+    """Stages of a setting; with ``coarse`` mean and basis have 8 bits instead of the step of everything else."""
+    stages: list[dict[str, Any]] = []
+    if rank is not None:
+        stages.append({"use": "prune", "on": _WORDS, "rows": rows, "weights": "token-counts"})
+        stages.append({"use": "seed", "on": f"{_WORDS}/values", "rank": rank, "weights": "token-counts"})
+    if rank is not None and coarse:
+        stages.append({"use": "int", "on": ["*/{mean,basis,fallback}"], "bits": 8})
+    stages.append({"use": "int", "on": ["*.weight", "!*LayerNorm*", "!*/scale"], "step": step, "rdo": 0.1})
+    stages += [{"use": "cast", "on": _VECTORS, "to": "float16"}, {"use": "auto"}]
+    return {"task": task, "stages": stages}
+
+
+class Bench:
+    """One model, its held-out and its evaluated rows."""
+
+    def __init__(self, name: str, model: Path, data: Path, train: Path, folder: Path) -> None:
+        self.name, self.model, self.folder = name, model, folder
+        held_out, calibration = split_training(train, folder)
+        self.held_out, self.evaluated = Evaluator(model, held_out), Evaluator(model, data)
+        self.task = {"name": "text-classification", "data": str(held_out), "train": str(calibration)}
+        self.files = 0
+
+    def setting(self, label: str, content: dict[str, Any], **target: Any) -> Setting:
+        """Write a file and measure it on the held-out rows."""
+        self.files += 1
+        output = self.folder / f"{self.name}-{self.files}"
+        done = run(content, str(self.model), output=output, evaluate=False, every_stage=False, **target)
+        measured = self.measure(self.held_out, label, done.artifact)
+        print(f"{self.name}: {label}: {done.report.file.bytes:,} bytes, KL {measured['kl']:.5f}", flush=True)
+        return Setting(label, done.report.file.bytes, measured, done.artifact, done.report)
+
+    def measure(self, evaluator: Evaluator, label: str, path: Path) -> dict[str, Any]:
+        """What the model in a file does on some rows."""
+        with Artifact(path) as artifact:
+            return evaluator.measure(label, {name: artifact[name] for name in artifact.specs})
+
+    def sweep(self) -> list[Setting]:
+        """Every uniform setting whose size may matter."""
+        return list(self._sweep())
+
+    def _sweep(self) -> Iterator[Setting]:
+        least, most = (
+            self.held_out.reference.nbytes / ratio for ratio in (BUDGETS[self.name][-1], BUDGETS[self.name][0])
+        )
+        for rows, rank in ((None, None), *EMBEDDINGS[self.name]):
+            for step in STEPS[self.name]:
+                label = f"step {step:g}" + (f", rank {rank}, {rows:.0%} of rows dropped" if rank else "")
+                setting = self.setting(label, recipe(self.task, rows, rank, step, coarse=True))
+                if 0.6 * least <= setting.bytes <= most:
+                    yield setting
+                if setting.bytes < 0.6 * least:
+                    break
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table: for each budget the best uniform setting and the allocation with its bytes."""
+        swept, rows = self.sweep(), []
+        for ratio in BUDGETS[self.name]:
+            budget = self.held_out.reference.nbytes / ratio
+            best = min((s for s in swept if 0.85 * budget <= s.bytes <= budget), key=lambda s: s.held_out["kl"])
+            begin = time.perf_counter()
+            allocated = self.setting(
+                f"allocate {best.bytes:,}",
+                recipe(self.task, "auto", "auto", "auto", coarse=False),
+                target_bytes=best.bytes,
+            )
+            seconds = time.perf_counter() - begin
+            assert allocated.report.allocation is not None
+            rows.append(
+                {
+                    "model": self.name,
+                    "ratio": ratio,
+                    "uniform": self.row(best),
+                    "allocated": {**self.row(allocated), "seconds": seconds},
+                    "estimate": allocated.report.allocation.estimated_loss,
+                    "tried": len(swept),
+                }
+            )
+        return rows
+
+    def row(self, setting: Setting) -> dict[str, Any]:
+        """Figures of one setting on both splits; here the evaluated rows are used."""
+        evaluated = self.measure(self.evaluated, setting.label, setting.artifact)
+        return {"label": setting.label, "bytes": setting.bytes, "held_out": setting.held_out, "evaluated": evaluated}
+
+
+def table(rows: list[dict[str, Any]], command: str) -> str:
+    """The results as a page."""
+    lines = [
+        "# Rate allocation against one step for all",
+        "",
+        f"`{command}`, {describe_machine('torch', 'numba')}",
+        "",
+        "| model | budget | bytes, uniform | KL held out | bytes, allocated | KL held out | KL kept | accuracy, uniform | accuracy, allocated | reference |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        uniform, allocated = row["uniform"], row["allocated"]
+        kept = allocated["held_out"]["kl"] / uniform["held_out"]["kl"]
+        lines.append(
+            f"| {row['model']} | {row['ratio']}x | {uniform['bytes']:,} | {uniform['held_out']['kl']:.5f} "
+            f"| {allocated['bytes']:,} | {allocated['held_out']['kl']:.5f} | {100 * kept:.0f} % "
+            f"| {100 * uniform['evaluated']['accuracy'][0]:.1f} | {100 * allocated['evaluated']['accuracy'][0]:.1f} "
+            f"| {100 * row['reference']:.1f} |"
+        )
+    lines += ["", "Uniform settings, and the estimate of the allocation beside what was measured:", ""]
+    lines += ["| model | budget | best of | uniform setting | estimated KL | measured KL held out | seconds |"]
+    lines += ["|---|--:|--:|---|--:|--:|--:|"]
+    lines += [
+        f"| {row['model']} | {row['ratio']}x | {row['tried']} | {row['uniform']['label']} | {row['estimate']:.5f} "
+        f"| {row['allocated']['held_out']['kl']:.5f} | {row['allocated']['seconds']:.0f} |"
+        for row in rows
+    ]
+    pairs = [(math.log(row["estimate"]), math.log(row["allocated"]["held_out"]["kl"])) for row in rows]
+    if len(pairs) > 2:
+        import numpy
+
+        correlation = numpy.corrcoef(numpy.array(pairs).T)[0, 1]
+        lines += ["", f"Correlation of the logarithms of estimate and measurement: {correlation:.3f}."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure the models that are given, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", required=True, help="bert-tiny=folder minilm=folder")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--train", type=Path, required=True)
+    arguments = parser.parse_args()
+    stored = _HERE / "allocate.json"
+    rows: list[dict[str, Any]] = json.loads(stored.read_text()) if stored.is_file() else []
+    for argument in arguments.models:
+        name, _, folder = argument.partition("=")
+        with tempfile.TemporaryDirectory() as scratch:
+            bench = Bench(name, Path(folder), arguments.data, arguments.train, Path(scratch))
+            made = [{**row, "reference": bench.evaluated.accuracy[0]} for row in bench.rows()]
+        rows = sorted(
+            [row for row in rows if row["model"] != name] + made, key=lambda row: (row["model"], row["ratio"])
+        )
+        stored.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        command = (
+            "python benchmarks/coding/allocate.py --models bert-tiny=... minilm=... --data dev.tsv --train train.tsv"
+        )
+        (_HERE / "allocate.md").write_text(table(rows, command), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

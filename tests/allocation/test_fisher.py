@@ -1,0 +1,122 @@
+"""The estimated divergence beside the real one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stackc.allocation.fisher import _directions, fisher_information
+from stackc.calibration import Calibration, calibration_batches
+from stackc.errors import ModelError
+from stackc.reference import open_reference
+from stackc.reference.module import ModuleReference
+from stackc.tasks import find_task
+
+
+def divergence(reference, calibration, name, change):
+    """Mean KL(reference || changed) over the rows of a calibration."""
+
+    def probabilities(model):
+        with torch.inference_mode():
+            outputs = [model(**batch) for batch in calibration.batches]
+        logits = [output if isinstance(output, torch.Tensor) else output.logits for output in outputs]
+        return torch.cat(logits).double().log_softmax(-1)
+
+    state = {tensor: reference.tensor(tensor) for tensor in reference.specs}
+    before = probabilities(reference.build(state))
+    after = probabilities(reference.build({**state, name: state[name] + change}))
+    return float((before.exp() * (before - after)).sum(-1).mean())
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model, tiny_task):
+    reference = open_reference(str(tiny_model))
+    pool = calibration_batches(find_task(tiny_task), reference, 90)
+    with fisher_information(reference, pool, 4000, 90) as fisher:
+        yield reference, pool, fisher
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert.embeddings.word_embeddings.weight",
+        "bert.embeddings.position_embeddings.weight",
+        "bert.embeddings.LayerNorm.weight",
+        "bert.encoder.layer.0.attention.self.query.weight",
+        "bert.encoder.layer.1.intermediate.dense.weight",
+        "bert.encoder.layer.1.intermediate.dense.bias",
+        "classifier.weight",
+        "classifier.bias",
+    ],
+)
+def test_small_changes_cost_what_is_estimated(tiny, name):
+    """With nearly all rows drawn often the estimate is the second-order term itself, coherent changes included."""
+    reference, pool, fisher = tiny
+    noise = torch.randn(reference.specs[name].shape, generator=torch.Generator().manual_seed(1))
+    for direction in (noise, reference.tensor(name) / reference.tensor(name).abs().amax().clamp(min=1e-3)):
+        change = 2e-3 * direction
+        assert fisher.loss(name, change) == pytest.approx(divergence(reference, pool, name, change), rel=0.1, abs=1e-9)
+
+
+def test_rows_that_never_occur_still_count(tiny):
+    reference, _, fisher = tiny
+    name = "bert.embeddings.word_embeddings.weight"
+    change = torch.zeros(reference.specs[name].shape)
+    change[1] = 1.0  # [UNK], which no text has
+    assert 0 < fisher.loss(name, change)
+    assert fisher.loss(name, change) < 0.1 * fisher.loss(name, torch.roll(change, 1, 0).roll(15, 0))
+
+
+def test_other_kinds_of_layers_are_covered():
+    """A convolution has no records of its own: its gradients are kept whole."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = torch.nn.Conv1d(3, 4, 3)
+            self.out = torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.out(torch.tanh(self.convolution(x)).mean(-1))
+
+    torch.manual_seed(3)
+    reference = ModuleReference.of(Net())
+    generator = torch.Generator().manual_seed(2)
+    pool = Calibration(tuple({"x": torch.randn(8, 3, 9, generator=generator)} for _ in range(4)))
+    with fisher_information(reference, pool, 2000, 32) as fisher:
+        for name in reference.specs:
+            change = 1e-2 * torch.randn(reference.specs[name].shape, generator=generator)
+            assert fisher.loss(name, change) == pytest.approx(divergence(reference, pool, name, change), rel=0.15)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_directions_of_few_classes_are_exact(classes):
+    logits = torch.randn(1, classes, generator=torch.Generator().manual_seed(classes), dtype=torch.float64)
+    p = logits.softmax(-1).reshape(-1)
+    rows = torch.stack([d.reshape(-1) for d in _directions(logits, torch.Generator())])
+    assert len(rows) == classes - 1
+    torch.testing.assert_close(rows.T @ rows, torch.diag(p) - torch.outer(p, p))
+
+
+def test_directions_of_many_classes_are_right_on_average():
+    logits = torch.randn(1, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p, generator = logits.softmax(-1).reshape(-1), torch.Generator().manual_seed(1)
+    rows = torch.stack([d.reshape(-1) for _ in range(3000) for d in _directions(logits, generator)])
+    torch.testing.assert_close(rows.T @ rows / 3000, torch.diag(p) - torch.outer(p, p), atol=0.01, rtol=0)
+
+
+def test_a_model_without_logits_is_refused():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+        def forward(self, x):
+            return {"something": self.layer(x)}
+
+    pool = Calibration(({"x": torch.ones(2, 2)},))
+    with (
+        pytest.raises(ModelError, match="gives no logits.*sensitivity: weight-error"),
+        fisher_information(ModuleReference.of(Net()), pool, 4, 4),
+    ):
+        pass
