@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 #: The widest codes that a step may need.
 MOST_BITS = 16
 
-#: Steps of the ladder, from four times the root mean square of the values down to about a 23rd of it.
-_LADDER = 14
+#: Steps of the ladder, from four times the root mean square of the values down to about a 181st of it: where few values
+#: weigh much, as in a basis, eight or nine bits may pay.
+_LADDER = 20
 
 
 def bits_that_hold(x: Tensor, step: float, slack: float = 1.0) -> int:
@@ -72,7 +73,7 @@ def step_ladder(x: Tensor) -> tuple[float, ...]:
     >>> import torch
     >>> steps = step_ladder(torch.ones(4))
     >>> len(steps), steps[0], round(steps[-1], 4)
-    (14, 4.0, 0.0442)
+    (20, 4.0, 0.0055)
     """
     wide = x.detach().to(torch.float64)
     root = float(wide.square().mean().sqrt()) if x.numel() else 0.0

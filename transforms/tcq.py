@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOST_BITS = 16
 
 #: The ladder of `Tcq.options`: steps from this multiple of the root mean square down, by this ratio, so many of them.
-_COARSEST, _RATIO, _RUNGS = 4.0, 2**-0.5, 13
+_COARSEST, _RATIO, _RUNGS = 4.0, 2**-0.5, 19
 
 #: Values whose error is bounded at a time, in float64.
 _CHUNK = 1 << 20
@@ -203,7 +203,7 @@ class Tcq(Transform, frozen=True):
         return error + (torch.finfo(_wide(x)).eps + shown.eps / 2) * decoded * (1 + 2**-10) + subnormal
 
     def options(self, x: Tensor) -> Sequence[Self]:
-        """Thirteen steps from four times the root mean square of ``x`` down to a sixteenth of it, by ``sqrt(1 / 2)``.
+        """Nineteen steps from four times the root mean square of ``x`` down to a 128th of it, by ``sqrt(1 / 2)``.
 
         Without those that would need codes of more than 16 bits. One step of 1 if there is nothing but zeros.
         """

@@ -4,7 +4,7 @@
 
 The uniform setting has one step for all matrices; a sweep over steps, ranks of the word embedding and shares of its rows
 is judged by the divergence on held-out training rows, and for each budget the best one that keeps to it is taken. The
-allocation is then given exactly that many bytes. Both have the same stages, packers and vectors. The evaluated split is
+allocation is then given exactly that many bytes. Both have the same stages, packers, vectors and small tensors. The evaluated split is
 used once, for the settings of the table. A second table holds the allocation's estimates against what was measured.
 """
 
@@ -32,16 +32,17 @@ BUDGETS = {"bert-tiny": (25, 45, 80), "minilm": (9, 13, 18)}
 
 #: Steps of the sweep; shares of rows and ranks of the word embedding, where None stands for no such stage.
 STEPS = {
-    "bert-tiny": (0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2),
-    "minilm": (0.02, 0.03, 0.04, 0.05, 0.065, 0.08),
+    "bert-tiny": (0.02, 0.03, 0.04, 0.05, 0.06, 0.075, 0.09),
+    "minilm": (0.025, 0.033, 0.042, 0.054, 0.07),
 }
 EMBEDDINGS = {
-    "bert-tiny": tuple(product((0.5, 0.6, 0.7), (32, 48, 64, 96))),
-    "minilm": tuple(product((0.5, 0.6), (128, 256, 384))),
+    "bert-tiny": tuple(product((0.5, 0.6), (32, 48, 64, 96))),
+    "minilm": tuple(product((0.5, 0.6), (192, 384))),
 }
 
 _WORDS = "*word_embeddings.weight"
-_VECTORS = ["*.bias", "*LayerNorm.weight"]
+#: Kept in half precision by both: one step for all would zero the classifier long before the rest is coarse.
+_SMALL = ["*.bias", "*LayerNorm.weight", "*token_type*", "classifier.*"]
 _HERE = Path(__file__).parent
 
 
@@ -63,8 +64,11 @@ def recipe(task: dict[str, Any], rows: Any, rank: Any, step: Any, coarse: bool) 
         stages.append({"use": "seed", "on": f"{_WORDS}/values", "rank": rank, "weights": "token-counts"})
     if rank is not None and coarse:
         stages.append({"use": "int", "on": ["*/{mean,basis,fallback}"], "bits": 8})
-    stages.append({"use": "int", "on": ["*.weight", "!*LayerNorm*", "!*/scale"], "step": step, "rdo": 0.1})
-    stages += [{"use": "cast", "on": _VECTORS, "to": "float16"}, {"use": "auto"}]
+    stages.append(
+        {"use": "int", "on": ["*.weight", "!*/scale", *(f"!{small}" for small in _SMALL)], "step": step, "rdo": 0.1}
+    )
+    stages.append({"use": "cast", "on": _SMALL, "to": "float16"})
+    stages += [{"use": "context", "on": "*/{codes,mask}"}, "zstd"]
     return {"task": task, "stages": stages}
 
 

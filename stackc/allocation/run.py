@@ -145,7 +145,7 @@ def allocating(
     if not stages:
         yield None
         return
-    if recipe.allocate is None:
+    if recipe.lock is not None or recipe.allocate is None:
         raise RecipeError(
             f"the lock holds no choices for stages[{stages[0]}] ({recipe.stages[stages[0]].use}); remove the 'lock' key"
         )

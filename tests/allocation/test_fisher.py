@@ -11,6 +11,7 @@ from stackc.errors import ModelError
 from stackc.reference import open_reference
 from stackc.reference.module import ModuleReference
 from stackc.tasks import find_task
+from tests.helpers.tiny import VOCABULARY
 
 
 def divergence(reference, calibration, name, change):
@@ -32,7 +33,7 @@ def divergence(reference, calibration, name, change):
 def tiny(tiny_model, tiny_task):
     reference = open_reference(str(tiny_model))
     pool = calibration_batches(find_task(tiny_task), reference, 90)
-    with fisher_information(reference, pool, 4000, 90) as fisher:
+    with fisher_information(reference, pool, 4000, 10**9) as fisher:
         yield reference, pool, fisher
 
 
@@ -55,16 +56,20 @@ def test_small_changes_cost_what_is_estimated(tiny, name):
     noise = torch.randn(reference.specs[name].shape, generator=torch.Generator().manual_seed(1))
     for direction in (noise, reference.tensor(name) / reference.tensor(name).abs().amax().clamp(min=1e-3)):
         change = 2e-3 * direction
-        assert fisher.loss(name, change) == pytest.approx(divergence(reference, pool, name, change), rel=0.1, abs=1e-9)
+        assert fisher.loss(name, change) == pytest.approx(divergence(reference, pool, name, change), rel=0.15, abs=1e-9)
 
 
 def test_rows_that_never_occur_still_count(tiny):
-    reference, _, fisher = tiny
+    reference, pool, _ = tiny
     name = "bert.embeddings.word_embeddings.weight"
-    change = torch.zeros(reference.specs[name].shape)
-    change[1] = 1.0  # [UNK], which no text has
-    assert 0 < fisher.loss(name, change)
-    assert fisher.loss(name, change) < 0.1 * fisher.loss(name, torch.roll(change, 1, 0).roll(15, 0))
+    unseen, seen = torch.zeros(reference.specs[name].shape), torch.zeros(reference.specs[name].shape)
+    unseen[VOCABULARY["[MASK]"]] = seen[VOCABULARY["the"]] = torch.linspace(-1, 1, unseen.shape[1])
+    losses = []
+    for population in (90, 900):
+        with fisher_information(reference, pool, 90, population) as fisher:
+            losses.append(fisher.loss(name, unseen))
+            assert 0 < losses[-1] < 0.1 * fisher.loss(name, seen)
+    assert losses[0] > 5 * losses[1]
 
 
 def test_other_kinds_of_layers_are_covered():
@@ -101,8 +106,8 @@ def test_directions_of_few_classes_are_exact(classes):
 def test_directions_of_many_classes_are_right_on_average():
     logits = torch.randn(1, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p, generator = logits.softmax(-1).reshape(-1), torch.Generator().manual_seed(1)
-    rows = torch.stack([d.reshape(-1) for _ in range(3000) for d in _directions(logits, generator)])
-    torch.testing.assert_close(rows.T @ rows / 3000, torch.diag(p) - torch.outer(p, p), atol=0.01, rtol=0)
+    rows = torch.stack([d.reshape(-1) for _ in range(6000) for d in _directions(logits, generator)])
+    torch.testing.assert_close(rows.T @ rows / 6000, torch.diag(p) - torch.outer(p, p), atol=0.015, rtol=0)
 
 
 def test_a_model_without_logits_is_refused():
@@ -116,7 +121,7 @@ def test_a_model_without_logits_is_refused():
 
     pool = Calibration(({"x": torch.ones(2, 2)},))
     with (
-        pytest.raises(ModelError, match="gives no logits.*sensitivity: weight-error"),
+        pytest.raises(ModelError, match=r"gives no logits.*sensitivity: weight-error"),
         fisher_information(ModuleReference.of(Net()), pool, 4, 4),
     ):
         pass

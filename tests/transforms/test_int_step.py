@@ -211,7 +211,7 @@ def test_auto_offers_a_ladder_of_steps():
     assert not auto.settled
     options = auto.options(x)
     steps = [option.step for option in options]
-    assert len(options) == 14
+    assert len(options) == 20
     assert steps == sorted(steps, reverse=True)
     assert steps[0] / steps[1] == pytest.approx(2**0.5)
     assert all(option.allocated and option.rdo == 0.1 and option.calibrated for option in options)

@@ -308,9 +308,9 @@ def test_options_are_a_ladder_of_steps_from_coarse_to_fine():
     options = auto.options(x)
     steps = [option.step for option in options]
     size = float(x.double().square().mean().sqrt())
-    assert len(steps) == 13
+    assert len(steps) == 19
     assert steps[0] == pytest.approx(4 * size, rel=1e-6)
-    assert steps[-1] == pytest.approx(size / 16, rel=1e-6)
+    assert steps[-1] == pytest.approx(size / 128, rel=1e-6)
     assert all(option.allocated and option.states == 4 and settled(option, x).settled for option in options)
     assert Tcq(step=0.1).options(x) == (Tcq(step=0.1),)
     with pytest.raises(TensorError, match="auto"):
