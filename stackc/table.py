@@ -24,7 +24,7 @@ from stackc.humanise import (
     size_text,
     three_digits,
 )
-from stackc.report import ByteRow, Report, StageRow
+from stackc.report import AllocationSummary, ByteRow, Report, StageRow
 from stackc.tasks import Score
 
 if TYPE_CHECKING:
@@ -205,6 +205,8 @@ def summary_lines(report: Report) -> list[str]:
     ]
     if file.self_contained_bytes is not None:
         lines.append(_tokenizer_line(report))
+    if report.allocation is not None:
+        lines.append(_allocation_line(report.allocation))
     lines.append(_verdict_line(report))
     return [*lines, *(f"note: {printable(note)}" for note in report.notes)]
 
@@ -312,6 +314,15 @@ def _tokenizer_line(report: Report) -> str:
     return (
         f"the reader needs the tokenizer; with it inside ('bundle: [tokenizer]') the file would take {whole:,} bytes "
         f"(ratio {ratio})"
+    )
+
+
+def _allocation_line(allocation: AllocationSummary) -> str:
+    chosen = sum(len(planes) for planes in allocation.choices.values())
+    room = allocation.target_bytes - allocation.bytes
+    return (
+        f"allocated to {plural(chosen, 'plane')} by {allocation.sensitivity}, {room:,} bytes below the target of "
+        f"{allocation.target_bytes:,}; estimated loss {allocation.estimated_loss:.3g} {allocation.unit}"
     )
 
 

@@ -36,8 +36,8 @@ CONTEXTS = _MASK + 4
 
 #: Counts that contexts begin with: borrowed from another class or from the unary bit before, and those of low and sign bits.
 _FROM_CLASS, _FROM_BIT = 6, 3
-_LOW_START = (30800 << 10) | 24
-_SIGN_START = (32768 << 10) | 16
+_LOW_START = (30800 << 16) | 24
+_SIGN_START = (32768 << 16) | 16
 
 #: Rows after which a row or a column average changes no faster.
 _SLOWEST = 255
@@ -112,7 +112,7 @@ def _put_mask(
         context = contexts[first + before]
         if context == 0:
             context = EVEN
-        low, width, written = put(words, low, width, written, context >> 10, bit)
+        low, width, written = put(words, low, width, written, context >> 16, bit)
         contexts[first + before] = learned(context, bit, _MASK_LIMIT)
         before = bit
     return low, width, written
@@ -180,7 +180,7 @@ def encode(
             if context == 0:
                 context = _borrowed(contexts, place, group, -1)
             bit = 1 if magnitude != 0 else 0
-            low, width, written = put(words, low, width, written, context >> 10, bit)
+            low, width, written = put(words, low, width, written, context >> 16, bit)
             contexts[place] = learned(context, bit, limit)
             sign = 0
             if bit:
@@ -191,7 +191,7 @@ def encode(
                     context = contexts[place]
                     if context == 0:
                         context = _SIGN_START
-                    low, width, written = put(words, low, width, written, context >> 10, negative)
+                    low, width, written = put(words, low, width, written, context >> 16, negative)
                     contexts[place] = learned(context, negative, limit)
                 shift = max((step >> 7) - 1, 0)
                 high = (magnitude - 1) >> shift
@@ -204,7 +204,7 @@ def encode(
                         before = unary_place(index - 1, group, quantiser) if index else -1
                         context = _borrowed(contexts, place, group, before)
                     bit = 1 if high > index else 0
-                    low, width, written = put(words, low, width, written, context >> 10, bit)
+                    low, width, written = put(words, low, width, written, context >> 16, bit)
                     contexts[place] = learned(context, bit, limit)
                     if bit == 0:
                         break
@@ -220,7 +220,7 @@ def encode(
                         if context == 0:
                             context = EVEN
                         bit = 1 if index < length else 0
-                        low, width, written = put(words, low, width, written, context >> 10, bit)
+                        low, width, written = put(words, low, width, written, context >> 16, bit)
                         contexts[place] = learned(context, bit, limit)
                     low, width, written = put_plain(words, low, width, written, excess - (1 << length), length)
                 if shift > 0:
@@ -230,7 +230,7 @@ def encode(
                     if context == 0:
                         context = _LOW_START
                     bit = rest >> (shift - 1)
-                    low, width, written = put(words, low, width, written, context >> 10, bit)
+                    low, width, written = put(words, low, width, written, context >> 16, bit)
                     contexts[place] = learned(context, bit, limit)
                     if shift > 1:
                         rest &= (1 << (shift - 1)) - 1
@@ -272,7 +272,7 @@ def _get_mask(
         context = contexts[first + before]
         if context == 0:
             context = EVEN
-        bit, code, width, read = get(words, code, width, read, context >> 10)
+        bit, code, width, read = get(words, code, width, read, context >> 16)
         contexts[first + before] = learned(context, bit, _MASK_LIMIT)
         mask[index] = bit
         before = bit
@@ -335,7 +335,7 @@ def decode(
             context = contexts[place]
             if context == 0:
                 context = _borrowed(contexts, place, group, -1)
-            bit, code, width, read = get(words, code, width, read, context >> 10)
+            bit, code, width, read = get(words, code, width, read, context >> 16)
             contexts[place] = learned(context, bit, limit)
             sign, magnitude = 0, 0
             if bit:
@@ -344,7 +344,7 @@ def decode(
                     context = contexts[place]
                     if context == 0:
                         context = _SIGN_START
-                    negative, code, width, read = get(words, code, width, read, context >> 10)
+                    negative, code, width, read = get(words, code, width, read, context >> 16)
                     contexts[place] = learned(context, negative, limit)
                 else:
                     negative = signs - 1
@@ -358,7 +358,7 @@ def decode(
                     if context == 0:
                         before = unary_place(high - 1, group, quantiser) if high else -1
                         context = _borrowed(contexts, place, group, before)
-                    bit, code, width, read = get(words, code, width, read, context >> 10)
+                    bit, code, width, read = get(words, code, width, read, context >> 16)
                     contexts[place] = learned(context, bit, limit)
                     if bit == 0:
                         break
@@ -370,7 +370,7 @@ def decode(
                         context = contexts[place]
                         if context == 0:
                             context = EVEN
-                        bit, code, width, read = get(words, code, width, read, context >> 10)
+                        bit, code, width, read = get(words, code, width, read, context >> 16)
                         contexts[place] = learned(context, bit, limit)
                         if bit == 0:
                             break
@@ -383,7 +383,7 @@ def decode(
                     context = contexts[place]
                     if context == 0:
                         context = _LOW_START
-                    bit, code, width, read = get(words, code, width, read, context >> 10)
+                    bit, code, width, read = get(words, code, width, read, context >> 16)
                     contexts[place] = learned(context, bit, limit)
                     magnitude = (high << 1) | bit
                     if shift > 1:

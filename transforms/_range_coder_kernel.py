@@ -1,8 +1,8 @@
 """An adaptive binary range coder: compiled, and exact on every machine because all of it is integer arithmetic.
 
 The interval is ``[low, low + width)`` of 64-bit numbers; whenever ``width`` falls below ``2**32``, 32 bits leave it. A
-context is one integer ``probability << 10 | count``: the probability of bit 1 in units of ``2**-16``, and how many bits it
-has seen, up to a limit. A context that was never used is 0.
+context is one integer ``probability << 10 | count``: the probability of bit 1 in units of ``2**-22``, and how many bits it
+has seen, up to a limit; the coder uses the upper 16 bits of the probability. A context that was never used is 0.
 
 Sources: Martin (1979), "Range encoding"; the count-dependent rate is that of Howard and Vitter (1994) and of lpaq.
 """
@@ -23,7 +23,7 @@ _ONE = np.uint64(1)
 WHOLE = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 #: A context starts with an even chance.
-EVEN = 32768 << 10
+EVEN = 32768 << 16
 
 #: Largest count of a context.
 LARGEST_COUNT = 1000
@@ -37,8 +37,9 @@ def learned(context: int, bit: int, limit: int) -> int:
     """The context after it has seen a bit."""
     count = context & 1023
     probability = context >> 10
-    probability += ((bit * 65536 - probability) * RATE[count]) >> 16
-    probability = min(max(probability, 16), 65520)
+    # with fewer bits, rounding down would pull small probabilities to zero where contexts change slowly
+    probability += (((bit << 22) - probability) * RATE[count]) >> 16
+    probability = min(max(probability, 16 << 6), 65520 << 6)
     return (probability << 10) | min(count + 1, limit)
 
 

@@ -41,7 +41,7 @@ def _magnitude_bits(contexts: np.ndarray, magnitude: int, group: int, shift: int
     index = 0
     while index < last:
         before = unary_place(index - 1, group, 0) if index else -1
-        probability = _state(contexts, unary_place(index, group, 0), group, before) >> 10
+        probability = _state(contexts, unary_place(index, group, 0), group, before) >> 16
         if high <= index:
             return bits + _BITS[65536 - probability]
         bits += _BITS[probability]
@@ -112,8 +112,8 @@ def rate_aware_matrix(
             zero = _state(contexts, group, group, -1)
             best = 0
             if nearest > 0:
-                least = distance * distance + rdo * _BITS[65536 - (zero >> 10)]
-                used = _BITS[zero >> 10] + np.float32(1)
+                least = distance * distance + rdo * _BITS[65536 - (zero >> 16)]
+                used = _BITS[zero >> 16] + np.float32(1)
                 for magnitude in (nearest, nearest - 1):
                     if magnitude > 0:
                         error = distance - np.float32(magnitude)

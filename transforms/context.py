@@ -76,17 +76,17 @@ class Context(Packer, frozen=True):
     * the words of the range coder, 4 bytes each, most significant first; zero bytes at the end are cut off.
 
     *Range coder.* 64-bit unsigned numbers: ``width = 2**64 - 1``, ``code`` the first two words; words beyond the end
-    are 0. A bit with context ``(p, n)``, ``p`` of ``2**16`` being the chance of 1::
+    are 0. A bit with context ``(p, n)``, ``p`` of ``2**22`` being the chance of 1::
 
-        bound = (width >> 16) * p
+        bound = (width >> 16) * (p >> 6)
         bit 1 if code < bound: width = bound
         bit 0 otherwise: code -= bound, width -= bound
         if width < 2**32: code = code << 32 | next word; width <<= 32
-        p += ((65536 * bit - p) * RATE[n]) >> 16, then limited to 16 .. 65520;  n = min(n + 1, limit)
+        p += ((2**22 * bit - p) * RATE[n]) >> 16, then limited to 2**10 .. 65520 * 64;  n = min(n + 1, limit)
 
     with ``RATE[n] = 655360 // (10 * n + 16)`` and shifts that round down. ``k`` *plain* bits: ``width >>= k``, the value is
     ``min(code // width, 2**k - 1)``, ``code -= value * width``, and the same two lines of refilling. A context starts as
-    ``(32768, 0)`` unless said otherwise.
+    ``(2**21, 0)`` unless said otherwise.
 
     *Masks*, rows first: one bit per row or column, 1 if used, with the context of the bit before it (1 before the first;
     two contexts for rows, two for columns), limit 60. Rows and columns here are those of the matrix as it is coded. What
@@ -108,11 +108,11 @@ class Context(Packer, frozen=True):
 
     1. The zero flag, context ``(q, g)``: 1 if the value is not the centre. A centre needs no more.
     2. If signs is 0, the sign, 1 if negative, with the context of the signs to the left and above (each 0: zero or
-       outside, 1: positive, 2: negative); it starts as ``(32768, 16)``.
+       outside, 1: positive, 2: negative); it starts as ``(2**21, 16)``.
     3. ``high`` in unary: bits ``j = 0, 1, ...``, 1 while ``high > j``, until a 0 or until ``j = min((peak - 1) >> shift, 16)``,
        with context ``(j, g)``, for ``j = 0`` ``(q, g)``. If ``j`` reached 16: bits with contexts ``i = 0, 1, ...``, 1 for each
        ``i`` below a length (at most 31), then as many plain bits ``x``, and ``high = 15 + x + 2**length``.
-    4. If ``shift > 0``: a bit with context ``min(high, 15)``, which starts as ``(30800, 24)``, then ``shift - 1`` plain
+    4. If ``shift > 0``: a bit with context ``min(high, 15)``, which starts as ``(30800 * 64, 24)``, then ``shift - 1`` plain
        bits; with ``high`` above them they are the magnitude less one.
 
     A context of step 1 or 3 that is used for the first time takes ``p`` from the same context of the nearest class that

@@ -621,7 +621,7 @@ def read_context(data: bytes, shape: tuple[int, ...], lo: int, hi: int) -> list[
     coder = RangeDecoder(rest)
     used = []
     for mask, length in ((row_mask, rows), (column_mask, columns)):
-        contexts = [[32768, 0], [32768, 0]]
+        contexts = [[2**21, 0], [2**21, 0]]
         before = [1]
         for _ in range(length if mask else 0):
             before.append(coder.bit(contexts[before[-1]], 60))
@@ -669,7 +669,7 @@ class RangeDecoder:
 
     def bit(self, context: list[int], limit: int) -> int:
         p, n = context
-        bound = self.width // 2**16 * p
+        bound = self.width // 2**16 * (p // 64)
         value = int(self.code < bound)
         if value:
             self.width = bound
@@ -677,8 +677,8 @@ class RangeDecoder:
             self.code -= bound
             self.width -= bound
         self.refill()
-        p += (65536 * value - p) * context_rate(n) // 65536
-        context[:] = min(max(p, 16), 65520), min(n + 1, limit)
+        p += (2**22 * value - p) * context_rate(n) // 65536
+        context[:] = min(max(p, 1024), 4193280), min(n + 1, limit)
         return value
 
     def plain(self, k: int) -> int:
@@ -723,7 +723,7 @@ def read_magnitudes(
     """Magnitude and sign of each value, row by row."""
     a, b, c = mixture
     tables: dict[tuple[Any, ...], dict[int, list[int]]] = {}
-    starts = {"signs": [32768, 16], "low": [30800, 24], "escape": [32768, 0]}
+    starts = {"signs": [2**21, 16], "low": [1971200, 24], "escape": [2**21, 0]}
 
     def fixed(name: str, number: int) -> list[int]:
         return tables.setdefault((name,), {}).setdefault(number, list(starts[name]))
@@ -735,7 +735,7 @@ def read_magnitudes(
             if nearest is not None:
                 table[g] = [table[nearest][0], 6]
             else:
-                table[g] = [32768, 0] if before is None else [before[0], 3]
+                table[g] = [2**21, 0] if before is None else [before[0], 3]
         return table[g]
 
     def read(step: int, quantiser: int, around: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ def test_auto_is_open_until_it_is_allocated(auto):
     assert not auto.allocated
     assert not auto.settled
     for refused in (lambda: auto.encode(_X), lambda: auto.settle({"x": Weighted(_X)})):
-        with pytest.raises(TensorError, match="rate allocation|settle\\(\\) it first"):
+        with pytest.raises(TensorError, match=r"rate allocation|settle\(\) it first"):
             refused()
 
 
