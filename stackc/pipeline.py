@@ -47,10 +47,6 @@ if TYPE_CHECKING:
     from stackc.tasks import Task
 
 
-#: Tensors up to this size are packed with zstd's highest level for the lossless comparison.
-_SMALL_BYTES = 1 << 18
-
-
 class Compressed(NamedTuple):
     """What `compress_to_file` leaves: the file, its report and the text of its lock file."""
 
@@ -388,12 +384,8 @@ def _encode_model(
 
 
 def _lossless(spec: PlaneSpec) -> Packer:
-    """The packer of the lossless file that the ratio is held against.
-
-    For large planes zstd's lowest level: on byte planes of weights it comes out within 1 % of the highest, which takes
-    seventy times as long (the demo's large tensors: 13,187,330 bytes at level 1, 13,196,874 at level 19).
-    """
-    return find_packer("zstd", level=19 if spec.nbytes <= _SMALL_BYTES else 1)
+    """The packer of the lossless file that the ratio is held against: the smallest that stackc has for the dtype."""
+    return find_packer("floats") if spec.is_real else find_packer("zstd", level=19)
 
 
 def _tokenizer_contents(reference: Reference) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ import stackc
 HERE = Path(__file__).parent
 #: Label and recipe, in the order of the table.
 ROWS = [
-    ("lossless (zstd)", "lossless"),
+    ("lossless", "lossless"),
     ("int8", "int8"),
     ("prune 50 %", "prune50"),
     ("seed (PCA, rank 16)", "seed"),

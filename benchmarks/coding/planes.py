@@ -127,6 +127,8 @@ def run(arguments: argparse.Namespace, stored: dict[str, Any]) -> dict[str, Any]
                 "coders": {},
             }
             rows[plane.group, plane.name] = row
+        if {coder.name for coder in chosen} & set(OURS) == {"context"}:
+            row["coders"].pop("auto", None)  # it may have chosen what context was before
         for coder in chosen:
             if not (arguments.missing and coder.name in row["coders"]):
                 row["coders"][coder.name] = measure(coder, plane)

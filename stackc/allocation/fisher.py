@@ -1,4 +1,4 @@
-"""The divergence of a changed model from the reference, to second order, on training rows."""
+"""The divergence of a changed model from the reference, estimated from gradients of training rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from stackc.allocation.logits import MOST_DIRECTIONS, Directions, Divergence, directions
 from stackc.allocation.records import Records, kind_of
 from stackc.allocation.sensitivity import Sensitivity, squared_norm
 from stackc.calibration import Calibration, named_weights, run_model
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 #: Training rows that are looked at, for each one whose gradients are kept.
 POOL = 4
 
-#: Directions in the space of logits that stand for a row with more classes than this and one.
-_PROBES = 4
-
 #: Parameters without a layer that is known keep their gradients row by row, up to so many values in all rows.
 _MOST_VALUES = 1 << 26
 
@@ -38,35 +36,37 @@ _FLOOR = 1e-3
 
 
 class Fisher(Sensitivity):
-    """Half the mean square of the first-order effect of a change, over rows and over classes of the model's prediction.
+    """The divergence from the reference's predictions, with logits that depend on a changed tensor to first order.
 
-    For a small change ``d`` of the weights ``KL(reference || changed)`` is ``d^T F d / 2`` (Kullback 1959). ``F``, the
-    Fisher information, is the mean over rows, and over classes ``c`` drawn with the model's own probabilities, of
-    ``g g^T`` with ``g = grad log p_c``. The form is computed as it stands and not through a diagonal of ``F``, so that
-    errors count as what they add up to over weights and tokens. The gradient of a linear layer is a product of its inputs
-    and the gradients of its outputs, and only these two are kept, in bfloat16.
+    For a small change ``d`` of the weights ``KL(reference || changed)`` is ``d^T F d / 2`` (Kullback 1959), where ``F`` is the
+    Fisher information: the mean over rows of ``J^T (diag(p) - p p^T) J`` with the Jacobian ``J`` of the logits. Two things are
+    done better than by a diagonal of ``F``. The effect ``J d`` on the logits of every row is computed as it stands, so that
+    errors count as what they add up to over weights and tokens. And where a prediction is among few classes, the divergence
+    that belongs to these logits is exact: rows on which the model is sure have next to no curvature, but a large change
+    still turns them.
 
-    Use `fisher_information` to make one.
+    The gradient of a linear layer is a product of its inputs and the gradients of its outputs, and only these two are kept,
+    in bfloat16. Use `fisher_information` to make one.
     """
 
     name: ClassVar[str] = "fisher"
     unit: ClassVar[str] = "nats per row"
 
     def __init__(
-        self, records: Mapping[str, list[Records]], shares: Tensor, even: Mapping[str, float], floor: float
+        self, records: Mapping[str, list[Records]], divergence: Divergence, even: Mapping[str, float], floor: float
     ) -> None:
         self._records = records
-        self._shares = shares
+        self._divergence = divergence
         self._even = even
         self._floor = floor
 
     def loss(self, tensor: str, change: Tensor) -> float:
         """Estimated divergence in nats per row."""
-        effects = torch.zeros(len(self._shares), dtype=torch.float64)
+        effects = torch.zeros(self._divergence.samples, dtype=torch.float64)
         for records in self._records.get(tensor, ()):
             records.add_effects(change.to(torch.float32), effects)
         even = max(self._even.get(tensor, 0.0), self._floor)
-        return float((self._shares * effects.square()).sum()) / 2 + even / 2 * squared_norm(change)
+        return self._divergence.of(effects) + even / 2 * squared_norm(change)
 
 
 @contextmanager
@@ -75,8 +75,9 @@ def fisher_information(
 ) -> Iterator[Fisher]:
     """Collect what the estimate needs, in files that last as long as the block.
 
-    Rows on which the model is sure hardly count, so ``rows`` rows are drawn from the pool with probabilities in proportion
-    to the trace of the Fisher information of their logits, and weighted to make up for it (systematic sampling).
+    ``rows`` rows are drawn from the pool, half of them evenly and half in proportion to the Fisher information of their
+    logits, since rows on which the model is sure hardly count where changes are small. They are weighted to make up for it
+    (systematic sampling).
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def fisher_information(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stackc-fisher-", ignore_cleanup_errors=True))
         with one_thread_per_operation():
             drawn = _drawn(model, pool, rows)
-            collector = _Collector(model, named_weights(model, reference), Path(folder), len(drawn) * _PROBES)
+            collector = _Collector(model, named_weights(model, reference), Path(folder), len(drawn) * MOST_DIRECTIONS)
             with (progress or Progress()).task("sensitivity", len(drawn)) as advance:
                 for inputs, share in drawn:
                     collector.take(inputs, share)
@@ -125,10 +126,11 @@ def _drawn(model: nn.Module, pool: Calibration, rows: int) -> list[tuple[dict[st
             f"{type(model).__name__} gives no usable predictions on the training rows (not finite, or not one for each); "
             "allocate with 'sensitivity: weight-error'"
         )
+    weights = weights / weights.mean() + 1
     ends = weights.cumsum(0)
     places = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows * ends[-1]
     hits = torch.bincount(torch.searchsorted(ends, places), minlength=len(weights))
-    shares = hits / rows * (ends[-1] / weights.clamp(min=1e-300)) / len(weights)
+    shares = hits / rows * ends[-1] / weights / len(weights)
     return [(singles[row], float(shares[row])) for row in hits.nonzero().reshape(-1).tolist()]
 
 
@@ -155,25 +157,6 @@ def _logits(output: object, model: nn.Module) -> Tensor:
     return found
 
 
-def _directions(logits: Tensor, generator: torch.Generator) -> list[Tensor]:
-    """Tensors ``l`` like the logits of one row, so that the ``l l^T`` add up to their Fisher information, or do on average."""
-    chances = logits.detach().to(torch.float64).softmax(-1)
-    classes = chances.shape[-1]
-    if chances.numel() == classes and classes - 1 <= _PROBES:
-        p = chances.reshape(-1)
-        values, vectors = torch.linalg.eigh(torch.diag(p) - torch.outer(p, p))
-        columns = (vectors * values.clamp(min=0).sqrt()).T[1:]
-        return [column.reshape(logits.shape).to(logits.dtype) for column in columns]
-    roots = chances.sqrt()
-    found = []
-    for _ in range(_PROBES):
-        signs = torch.randint(0, 2, chances.shape, generator=generator, dtype=torch.float64) * 2 - 1
-        mixed = roots * signs
-        whole = (mixed - chances * (roots * mixed).sum(-1, keepdim=True)) / _PROBES**0.5
-        found.append(whole.to(logits.dtype))
-    return found
-
-
 class _Collector:
     """Runs single rows forward and backward, and keeps what the effects of changes can be computed from."""
 
@@ -182,6 +165,8 @@ class _Collector:
         self._folder = folder
         self._generator = torch.Generator().manual_seed(0)
         self._shares: list[float] = []
+        self._rows: list[Directions] = []
+        self._samples = 0
         names = {id(parameter): name for name, parameter in weights.items()}
         self._layers: list[tuple[str, nn.Module]] = []
         for module in model.modules():
@@ -221,40 +206,42 @@ class _Collector:
             logits = _logits(output, self._model)
         others = list(self._others.items())
         wanted = [made for _, _, made in calls] + [weight for _, weight in others]
-        directions = _directions(logits, self._generator)
-        for left, direction in zip(reversed(range(len(directions))), directions, strict=True):
+        row = directions(logits, self._generator)
+        self._shares.append(share)
+        self._rows.append(row)
+        for number, (vector, curvature) in enumerate(zip(row.vectors, row.curvatures, strict=True), start=1):
             gradients = torch.autograd.grad(
-                (logits * direction).sum(), wanted, retain_graph=left > 0, allow_unused=True
+                (logits * vector).sum(), wanted, retain_graph=number < len(row.vectors), allow_unused=True
             )
-            self._keep(calls, others, gradients, share, first=left == len(directions) - 1)
+            self._keep(calls, others, gradients, share * curvature, share if number == 1 else 0.0)
+            self._samples += 1
 
     def _keep(
         self,
         calls: list[tuple[int, Tensor, Tensor]],
         others: list[tuple[str, nn.Parameter]],
         gradients: tuple[Tensor | None, ...],
-        share: float,
-        *,
-        first: bool,
+        weight: float,
+        counted: float,
     ) -> None:
-        sample = len(self._shares)
-        self._shares.append(share)
         for (number, fed, _), gradient in zip(calls, gradients, strict=False):
             if gradient is None:
                 continue
             name, module = self._layers[number]
             if (name, number) not in self._files:
                 self._files[name, number] = kind_of(module)(self._folder / str(number))
-            self._files[name, number].append(fed, gradient, sample, share, share if first else 0.0)
-        for (name, weight), gradient in zip(others, gradients[len(calls) :], strict=True):
+            self._files[name, number].append(fed, gradient, self._samples, weight, counted)
+        for (name, _), gradient in zip(others, gradients[len(calls) :], strict=True):
             if gradient is None:
                 continue
             if name in self._even:
-                self._even[name] += share * squared_norm(gradient) / weight.numel()
+                self._even[name] += weight * squared_norm(gradient) / gradient.numel()
                 continue
             if (name, -1) not in self._files:
                 self._files[name, -1] = Records(self._folder / f"other-{len(self._files)}")
-            self._files[name, -1].append(gradient.reshape(1, -1), gradient.reshape(1, -1), sample, share, share)
+            self._files[name, -1].append(
+                gradient.reshape(1, -1), gradient.reshape(1, -1), self._samples, weight, counted
+            )
 
     def finish(self, population: int) -> Fisher:
         """What was collected, of so many training rows."""
@@ -269,4 +256,4 @@ class _Collector:
             if records.indexed:
                 energy = records.trace / records.places / records.width  # of one occurrence, for one weight
                 self._even[name] = self._even.get(name, 0.0) + _PRIOR / population * energy
-        return Fisher(by_name, torch.tensor(self._shares, dtype=torch.float64), self._even, floor)
+        return Fisher(by_name, Divergence(self._shares, self._rows), self._even, floor)

@@ -41,7 +41,7 @@ class Records:
         self._samples: list[int] = []
         self._places = (torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64))
 
-    def append(self, fed: Tensor, gradient: Tensor, sample: int, share: float, counted: float) -> None:
+    def append(self, fed: Tensor, gradient: Tensor, sample: int, weight: float, counted: float) -> None:
         """Add the places of one sample.
 
         Parameters
@@ -50,8 +50,8 @@ class Records:
             What the layer was fed, and the gradient of its output.
         sample : int
             Number of the sample.
-        share : float
-            What the sample counts in the mean over rows.
+        weight : float
+            What the square of the sample's effect counts in `trace`.
         counted : float
             What its places count in `places`; zero if they were counted with an earlier sample of the same row.
         """
@@ -60,7 +60,7 @@ class Records:
         fed = fed.expand(len(gradient), -1)
         self._widths = (fed.shape[1], gradient.shape[1])
         self._samples += [sample] * len(gradient)
-        self.trace += share * self.energy(fed, gradient)
+        self.trace += weight * self.energy(fed, gradient)
         self.places += counted * len(gradient)
         for path, values in zip(self._files, (fed, gradient), strict=True):
             kept = values if values.dtype == torch.int64 else values.to(torch.bfloat16)

@@ -34,7 +34,7 @@ def load_recipe(source: str | Path) -> Recipe:
     Examples
     --------
     >>> [stage.use for stage in load_recipe("lossless").stages]
-    ['zstd']
+    ['floats', 'zstd']
     """
     return parse_recipe(read_document(find_recipe(source)))
 

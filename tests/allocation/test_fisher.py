@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stackc.allocation.fisher import _directions, fisher_information
+from stackc.allocation.fisher import fisher_information
+from stackc.allocation.logits import directions
 from stackc.calibration import Calibration, calibration_batches
 from stackc.errors import ModelError
 from stackc.reference import open_reference
@@ -95,19 +96,31 @@ def test_other_kinds_of_layers_are_covered():
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_directions_of_few_classes_are_exact(classes):
+def test_directions_of_few_classes_are_a_basis(classes):
     logits = torch.randn(1, classes, generator=torch.Generator().manual_seed(classes), dtype=torch.float64)
     p = logits.softmax(-1).reshape(-1)
-    rows = torch.stack([d.reshape(-1) for d in _directions(logits, torch.Generator())])
-    assert len(rows) == classes - 1
-    torch.testing.assert_close(rows.T @ rows, torch.diag(p) - torch.outer(p, p))
+    found = directions(logits, torch.Generator())
+    basis = torch.stack([vector.reshape(-1) for vector in found.vectors]).T
+    torch.testing.assert_close(basis.T @ basis, torch.eye(classes - 1, dtype=torch.float64))
+    torch.testing.assert_close(basis.sum(0), torch.zeros(classes - 1, dtype=torch.float64))
+    information = torch.diag(p) - torch.outer(p, p)
+    torch.testing.assert_close(torch.tensor(found.curvatures), (basis.T @ information @ basis).diagonal().float())
 
 
 def test_directions_of_many_classes_are_right_on_average():
     logits = torch.randn(1, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p, generator = logits.softmax(-1).reshape(-1), torch.Generator().manual_seed(1)
-    rows = torch.stack([d.reshape(-1) for _ in range(6000) for d in _directions(logits, generator)])
+    rows = torch.stack([d.reshape(-1) for _ in range(6000) for d in directions(logits, generator).vectors])
     torch.testing.assert_close(rows.T @ rows / 6000, torch.diag(p) - torch.outer(p, p), atol=0.015, rtol=0)
+
+
+def test_large_changes_behind_which_all_is_linear_cost_what_is_estimated(tiny):
+    """Rows on which the model is sure have no curvature, but a change that turns them is seen."""
+    reference, pool, fisher = tiny
+    for scale in (0.3, 1.0, 3.0):
+        change = -scale * reference.tensor("classifier.weight")
+        measured = divergence(reference, pool, "classifier.weight", change)
+        assert fisher.loss("classifier.weight", change) == pytest.approx(measured, rel=0.05)
 
 
 def test_a_model_without_logits_is_refused():

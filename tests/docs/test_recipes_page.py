@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stackc.allocation.settings import require_target
 from stackc.errors import PlanError, RecipeError
 from stackc.plan import Plan, plan_recipe
 from stackc.recipe.document import parse_document
@@ -28,7 +29,9 @@ def example_model(page: str) -> dict[str, PlaneSpec]:
 
 
 def planned(recipe: str, page: str) -> Plan:
-    return plan_recipe(parse_recipe(parse_document(recipe, "recipe.yaml")), example_model(page))
+    parsed = parse_recipe(parse_document(recipe, "recipe.yaml"))
+    require_target(parsed)
+    return plan_recipe(parsed, example_model(page))
 
 
 def shown(role: str, recipe: str, page: str) -> str:

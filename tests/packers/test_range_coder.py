@@ -80,7 +80,8 @@ def plainly_decoded(data: bytes, steps: list[Bit | Plain]) -> list[int]:
     """The same from the decoder that the format page describes."""
     reader = RangeDecoder(data)
     return [
-        reader.bit([64 * step.probability, 0], 0) if isinstance(step, Bit) else reader.plain(step.bits) for step in steps
+        reader.bit([64 * step.probability, 0], 0) if isinstance(step, Bit) else reader.plain(step.bits)
+        for step in steps
     ]
 
 
