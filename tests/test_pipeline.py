@@ -307,8 +307,10 @@ def adapted(name: str, model: Path, task: dict[str, object]) -> Any:
     document = read_document(shipped_recipes()[name])
     assignments = [f"model={json.dumps(str(model))}", f"task={json.dumps(task)}"]
     for index, stage in enumerate(document.value["stages"]):
-        if isinstance(stage, dict) and "rank" in stage:
+        if isinstance(stage, dict) and isinstance(stage.get("rank"), int):
             assignments.append(f"stages[{index}].rank={min(stage['rank'], 2)}")
+    if "allocate" in document.value:
+        assignments.append("allocate.ratio=8")
     return parse_recipe(override(document, assignments))
 
 

@@ -181,6 +181,7 @@ def run(arguments: argparse.Namespace, stored: list[dict[str, Any]]) -> dict[str
     """Measure what is asked for or missing."""
     points = {(row["model"], row["split"], row["method"], row["curve"], row["setting"]): row for row in stored}
     references = {}
+    machine = describe_machine("nncodec", "torch", "numpy")
     again = arguments.methods.split(",") if arguments.methods else []
     with tempfile.TemporaryDirectory() as name:
         held_out, calibration = split_training(arguments.train, Path(name))
@@ -202,13 +203,16 @@ def run(arguments: argparse.Namespace, stored: list[dict[str, Any]]) -> dict[str
                         continue
                     points[key] = measure(point, context, arguments.split)
                     print(line(points[key]), flush=True)
-                    write(arguments.output, {"references": references, "points": list(points.values())})
+                    write(
+                        arguments.output,
+                        {"machine": machine, "references": references, "points": list(points.values())},
+                    )
             if not arguments.curves:
                 for key in [key for key in points if key[:2] == (label, arguments.split) and key not in wanted]:
                     if not again or key[2] in again:
                         del points[key]  # a recipe that is no more
     return {
-        "machine": describe_machine("nncodec", "torch", "numpy"),
+        "machine": machine,
         "references": references,
         "points": list(points.values()),
     }

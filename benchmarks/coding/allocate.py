@@ -6,6 +6,8 @@ The uniform setting has one step for all matrices; a sweep over steps, ranks of 
 is judged by the divergence on held-out training rows, and for each budget the best one that keeps to it is taken. The
 allocation is then given exactly that many bytes. Both have the same stages, packers, vectors and small tensors. The evaluated split is
 used once, for the settings of the table. A second table holds the allocation's estimates against what was measured.
+
+``allocate.json`` holds the sweep too; ``--reuse-sweep`` runs the allocations only.
 """
 
 from __future__ import annotations
@@ -44,6 +46,22 @@ _WORDS = "*word_embeddings.weight"
 #: Kept in half precision by both: one step for all would zero the classifier long before the rest is coarse.
 _SMALL = ["*.bias", "*LayerNorm.weight", "*token_type*", "classifier.*"]
 _HERE = Path(__file__).parent
+_COMMAND = "python benchmarks/coding/allocate.py --models bert-tiny=... minilm=... --data dev.tsv --train train.tsv"
+
+
+class Uniform(NamedTuple):
+    """One setting of the sweep: its stages, its bytes, and the divergence on held-out rows."""
+
+    step: float
+    rows: float | None
+    rank: int | None
+    bytes: int
+    kl: float
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        return f"step {self.step:g}" + (f", rank {self.rank}, {self.rows:.0%} of rows dropped" if self.rank else "")
 
 
 class Setting(NamedTuple):
@@ -96,34 +114,30 @@ class Bench:
         with Artifact(path) as artifact:
             return evaluator.measure(label, {name: artifact[name] for name in artifact.specs})
 
-    def sweep(self) -> list[Setting]:
-        """Every uniform setting whose size may matter."""
-        return list(self._sweep())
-
-    def _sweep(self) -> Iterator[Setting]:
-        least, most = (
-            self.held_out.reference.nbytes / ratio for ratio in (BUDGETS[self.name][-1], BUDGETS[self.name][0])
-        )
+    def sweep(self) -> Iterator[Uniform]:
+        """Every uniform setting, steps from fine to coarse until files are far smaller than the smallest budget."""
+        least = 0.6 * self.held_out.reference.nbytes / BUDGETS[self.name][-1]
         for rows, rank in ((None, None), *EMBEDDINGS[self.name]):
             for step in STEPS[self.name]:
-                label = f"step {step:g}" + (f", rank {rank}, {rows:.0%} of rows dropped" if rank else "")
+                label = Uniform(step, rows, rank, 0, 0.0).label
                 setting = self.setting(label, recipe(self.task, rows, rank, step, coarse=True))
-                if 0.6 * least <= setting.bytes <= most:
-                    yield setting
-                if setting.bytes < 0.6 * least:
+                yield Uniform(step, rows, rank, setting.bytes, setting.held_out["kl"])
+                if setting.bytes < least:
                     break
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, swept: list[Uniform]) -> list[dict[str, Any]]:
         """The table: for each budget the best uniform setting and the allocation with its bytes."""
-        swept, rows = self.sweep(), []
+        rows = []
         for ratio in BUDGETS[self.name]:
             budget = self.held_out.reference.nbytes / ratio
-            best = min((s for s in swept if 0.85 * budget <= s.bytes <= budget), key=lambda s: s.held_out["kl"])
+            best = min((found for found in swept if 0.8 * budget <= found.bytes <= budget), key=lambda found: found.kl)
+            uniform = self.setting(best.label, recipe(self.task, best.rows, best.rank, best.step, coarse=True))
+            assert abs(uniform.bytes - best.bytes) < 0.002 * best.bytes, "the sweep is of another version; run it again"
             begin = time.perf_counter()
             allocated = self.setting(
-                f"allocate {best.bytes:,}",
+                f"allocate {uniform.bytes:,}",
                 recipe(self.task, "auto", "auto", "auto", coarse=False),
-                target_bytes=best.bytes,
+                target_bytes=uniform.bytes,
             )
             seconds = time.perf_counter() - begin
             assert allocated.report.allocation is not None
@@ -131,10 +145,12 @@ class Bench:
                 {
                     "model": self.name,
                     "ratio": ratio,
-                    "uniform": self.row(best),
+                    "uniform": self.row(uniform),
                     "allocated": {**self.row(allocated), "seconds": seconds},
                     "estimate": allocated.report.allocation.estimated_loss,
+                    "choices": allocated.report.allocation.choices,
                     "tried": len(swept),
+                    "reference": self.evaluated.accuracy[0],
                 }
             )
         return rows
@@ -187,22 +203,22 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", required=True, help="bert-tiny=folder minilm=folder")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--reuse-sweep", action="store_true")
     arguments = parser.parse_args()
     stored = _HERE / "allocate.json"
-    rows: list[dict[str, Any]] = json.loads(stored.read_text()) if stored.is_file() else []
+    results: dict[str, Any] = json.loads(stored.read_text()) if stored.is_file() else {}
     for argument in arguments.models:
         name, _, folder = argument.partition("=")
         with tempfile.TemporaryDirectory() as scratch:
             bench = Bench(name, Path(folder), arguments.data, arguments.train, Path(scratch))
-            made = [{**row, "reference": bench.evaluated.accuracy[0]} for row in bench.rows()]
-        rows = sorted(
-            [row for row in rows if row["model"] != name] + made, key=lambda row: (row["model"], row["ratio"])
-        )
-        stored.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        command = (
-            "python benchmarks/coding/allocate.py --models bert-tiny=... minilm=... --data dev.tsv --train train.tsv"
-        )
-        (_HERE / "allocate.md").write_text(table(rows, command), encoding="utf-8")
+            if not arguments.reuse_sweep or name not in results:
+                results[name] = {"sweep": list(bench.sweep()), "rows": []}
+                stored.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            swept = [Uniform(*found) for found in results[name]["sweep"]]
+            results[name]["rows"] = bench.rows(swept)
+        stored.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        rows = [row for name in sorted(results) for row in results[name]["rows"]]
+        (_HERE / "allocate.md").write_text(table(rows, _COMMAND), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -58,9 +58,14 @@ def draw(results: dict[str, Any], path: Path) -> None:
         accuracy.axhspan(low, high, color="0.94", zorder=0)
         accuracy.axhline(reference, color="0.45", linewidth=1, zorder=1)
         accuracy.axhline(LEVEL * reference, color="0.45", linewidth=1, linestyle=":", zorder=1)
-        right = max(row["bytes"] for row in of_model) / 1e6
-        accuracy.text(right, reference + 0.15, "reference", color="0.35", fontsize=8, ha="right")
-        accuracy.text(right, LEVEL * reference - 0.15, "99 % of it", color="0.35", fontsize=8, ha="right", va="top")
+        beside: dict[str, Any] = {
+            "transform": accuracy.get_yaxis_transform(),
+            "color": "0.35",
+            "fontsize": 8,
+            "va": "center",
+        }
+        accuracy.text(1.01, reference, "reference", **beside)
+        accuracy.text(1.01, LEVEL * reference, "99 % of it", **beside)
         accuracy.set_ylim(max(reference - 13, 50), reference + 2.5)
         error.set_yscale("log")
         error.set_ylabel("squared weight error / squared norm")

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from stackc.allocation.frontier import Point, slope
-from stackc.allocation.sensitivity import Sensitivity
+from stackc.allocation.sensitivity import Sensitivity, TensorLoss
 from stackc.allocation.tree import Choice, Closed, Explorer, Pick
 from stackc.artifact.container import BLOCK_BYTES, compress, frame_manifest
 from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry
 from stackc.errors import PlanError, TensorError
 from stackc.humanise import size_text
-from stackc.lazy import torch
 from stackc.parallel import map_ordered
 from stackc.plan import Choices, Plan, TensorPlan, address, plan_recipe
 from stackc.progress import Progress
@@ -45,8 +44,11 @@ _SMALL = 0.001
 #: Tensors of so many values are worked on by several threads, one for each position of the root.
 _SPLIT = 1 << 18
 
-#: Rounds of a search, each halving the distances; ladders have a few dozen options at most.
-_ROUNDS = 8
+#: Rounds of a search, each halving the distances on ladders of a few dozen options, or measuring what looked best.
+_ROUNDS = 24
+
+#: Steps of the last search, for what fills the room that is left.
+_STRETCHES = 8
 
 
 class Fit(NamedTuple):
@@ -153,9 +155,12 @@ class Allocator:
         PlanError
             As `explore`.
         """
-        points, price = self._chosen(target)
+        points, _ = self._chosen(target)
         self._overhead = self._container(points)
         points, price = self._chosen(target)
+        hulls = {name: root.points() for name, root in self._roots.items()}
+        if self._size(chain[-1] for chain in hulls.values()) < (1 - TOLERANCE) * target:
+            raise self._out_of_reach(target, hulls)
         room = target - self._size(points.values())
         for name in sorted(points, key=lambda name: -points[name].size):
             if room <= _CLOSE * target:
@@ -201,13 +206,10 @@ class Allocator:
 
     def _measure(self, tensor: TensorPlan, positions: Sequence[float]) -> None:
         x = self._reference.tensor(tensor.name)
-        wide = x if x.dtype == torch.float64 else x.to(torch.float32)
-
-        def loss(value: Tensor) -> float:
-            return self._sensitivity.loss(tensor.name, value.to(wide.dtype) - wide)
-
         try:
-            self._explorers[tensor.name].expand(self._roots[tensor.name], positions, x, loss)
+            self._explorers[tensor.name].expand(
+                self._roots[tensor.name], positions, x, TensorLoss(self._sensitivity, tensor.name)
+            )
         except MemoryError as error:
             raise TensorError(f"{tensor.name} ({tensor.spec}) does not fit in memory") from error
 
@@ -217,12 +219,9 @@ class Allocator:
         if not self._overhead:
             self._overhead = self._container({name: chain[0] for name, chain in hulls.items()})
         taken = dict.fromkeys(hulls, 0)
-        smallest, largest = (self._size([chain[end] for chain in hulls.values()]) for end in (0, -1))
-        if smallest > target or largest < (1 - TOLERANCE) * target:
-            raise PlanError(
-                f"a file of {target:,} bytes is out of reach: with its open choices the recipe makes files of about "
-                f"{size_text(smallest)} to {size_text(largest)}; choose a target between these, or change the stages"
-            )
+        smallest = self._size(chain[0] for chain in hulls.values())
+        if smallest > target:
+            raise self._out_of_reach(target, hulls)
         edges = sorted(
             (-slope(chain[step], chain[step + 1]), chain[step + 1].size - chain[step].size, name, step)
             for name, chain in hulls.items()
@@ -238,6 +237,13 @@ class Allocator:
                 price = -negative
         return {name: chain[taken[name]] for name, chain in hulls.items()}, price or 0.0
 
+    def _out_of_reach(self, target: int, hulls: Mapping[str, Sequence[Point]]) -> PlanError:
+        smallest, largest = (self._size(chain[end] for chain in hulls.values()) for end in (0, -1))
+        return PlanError(
+            f"a file of {target:,} bytes is out of reach: with its open choices the recipe makes files of about "
+            f"{size_text(smallest)} to {size_text(largest)}; choose a target between these, or change the stages"
+        )
+
     def _stretched(self, name: str, point: Point, room: int) -> Point:
         """The same with the largest part of the tensor a little finer, so that it takes most of the room that is left."""
         movable = [
@@ -252,7 +258,7 @@ class Allocator:
         branches, ladder = pick.choice.branches, pick.choice.ladder
         low, limit = pick.position, pick.branch.size + room
         high = min((p for p, branch in branches.items() if p > low and branch.size > limit), default=None)
-        for _ in range(_ROUNDS):
+        for _ in range(_STRETCHES):
             if limit - branches[low].size <= room / 8 or low == ladder.top:
                 break
             if high is None:
@@ -273,7 +279,7 @@ class Allocator:
         moved = Pick(pick.choice, low)
         return Point(
             point.size + moved.branch.size - pick.branch.size,
-            point.loss + moved.branch.loss - pick.branch.loss,
+            point.loss + moved.branch.added - pick.branch.added,
             tuple(moved if other == pick else other for other in point.picks),
         )
 

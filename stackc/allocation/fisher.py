@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stackc.allocation.logits import MOST_DIRECTIONS, Directions, Divergence, directions
+from stackc.allocation.probe import Probe, logits_of
 from stackc.allocation.records import Records, kind_of
 from stackc.allocation.sensitivity import Sensitivity, squared_norm
 from stackc.calibration import Calibration, named_weights, run_model
@@ -52,9 +53,17 @@ class Fisher(Sensitivity):
     name: ClassVar[str] = "fisher"
     unit: ClassVar[str] = "nats per row"
 
+    measures: ClassVar[bool] = True
+
     def __init__(
-        self, records: Mapping[str, list[Records]], divergence: Divergence, even: Mapping[str, float], floor: float
+        self,
+        records: Mapping[str, list[Records]],
+        divergence: Divergence,
+        even: Mapping[str, float],
+        floor: float,
+        probe: Probe,
     ) -> None:
+        self._probe = probe
         self._records = records
         self._divergence = divergence
         self._even = even
@@ -67,6 +76,15 @@ class Fisher(Sensitivity):
             records.add_effects(change.to(torch.float32), effects)
         even = max(self._even.get(tensor, 0.0), self._floor)
         return self._divergence.of(effects) + even / 2 * squared_norm(change)
+
+    def measured(self, tensor: str, value: Tensor) -> float:
+        """Divergence of the model that has another value of a tensor, on some of the rows, and the even part of the estimate.
+
+        What a first-order effect does not see is seen here: how much a model can do without what a large change takes away.
+        """
+        change, divergence = self._probe.put(tensor, value)
+        even = max(self._even.get(tensor, 0.0), self._floor)
+        return divergence + even / 2 * squared_norm(change)
 
 
 @contextmanager
@@ -101,15 +119,16 @@ def fisher_information(
     model = reference.build()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stackc-fisher-", ignore_cleanup_errors=True))
+        weights = named_weights(model, reference)
         with one_thread_per_operation():
+            probe = Probe(model, weights, pool, rows // 2)
             drawn = _drawn(model, pool, rows)
-            collector = _Collector(model, named_weights(model, reference), Path(folder), len(drawn) * MOST_DIRECTIONS)
+            collector = _Collector(model, weights, Path(folder), len(drawn) * MOST_DIRECTIONS)
             with (progress or Progress()).task("sensitivity", len(drawn)) as advance:
                 for inputs, share in drawn:
                     collector.take(inputs, share)
                     advance(1)
-        del model
-        yield collector.finish(population)
+        yield collector.finish(population, probe)
 
 
 def _drawn(model: nn.Module, pool: Calibration, rows: int) -> list[tuple[dict[str, Tensor], float]]:
@@ -117,7 +136,7 @@ def _drawn(model: nn.Module, pool: Calibration, rows: int) -> list[tuple[dict[st
     traces: list[Tensor] = []
     with torch.inference_mode():
         for output in run_model(model, pool):
-            chances = _logits(output, model).to(torch.float64).softmax(-1)
+            chances = logits_of(output, model).to(torch.float64).softmax(-1)
             traces.append((1 - chances.square().sum(-1)).reshape(len(chances), -1).sum(1))
     singles = [single for batch in pool.batches for single in _singles(batch)]
     weights = torch.cat(traces)
@@ -145,16 +164,6 @@ def _singles(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
                 name: value[:, :length] if value.shape[1:2] == mask.shape[1:] else value for name, value in one.items()
             }
         yield one
-
-
-def _logits(output: object, model: nn.Module) -> Tensor:
-    found = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
-    if not isinstance(found, torch.Tensor) or found.ndim < 2:
-        raise ModelError(
-            f"{type(model).__name__} gives no logits, which the Fisher information is that of; allocate with "
-            "'sensitivity: weight-error'"
-        )
-    return found
 
 
 class _Collector:
@@ -203,7 +212,7 @@ class _Collector:
                 handle = module.register_forward_hook(hook_of(number), with_kwargs=True)
                 stack.callback(handle.remove)
             output = next(run_model(self._model, Calibration((inputs,))))
-            logits = _logits(output, self._model)
+            logits = logits_of(output, self._model)
         others = list(self._others.items())
         wanted = [made for _, _, made in calls] + [weight for _, weight in others]
         row = directions(logits, self._generator)
@@ -243,7 +252,7 @@ class _Collector:
                 gradient.reshape(1, -1), gradient.reshape(1, -1), self._samples, weight, counted
             )
 
-    def finish(self, population: int) -> Fisher:
+    def finish(self, population: int, probe: Probe) -> Fisher:
         """What was collected, of so many training rows."""
         by_name: dict[str, list[Records]] = {}
         for (name, _), records in self._files.items():
@@ -256,4 +265,4 @@ class _Collector:
             if records.indexed:
                 energy = records.trace / records.places / records.width  # of one occurrence, for one weight
                 self._even[name] = self._even.get(name, 0.0) + _PRIOR / population * energy
-        return Fisher(by_name, Divergence(self._shares, self._rows), self._even, floor)
+        return Fisher(by_name, Divergence(self._shares, self._rows), self._even, floor, probe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from stackc.lazy import torch
@@ -21,10 +22,43 @@ class Sensitivity(abc.ABC):
 
     name: ClassVar[str]
     unit: ClassVar[str]
+    #: Whether `measured` knows better than `loss`.
+    measures: ClassVar[bool] = False
 
     @abc.abstractmethod
     def loss(self, tensor: str, change: Tensor) -> float:
         """The estimated loss if a tensor is off by ``change``, in `unit`; all others are as they were."""
+
+    def measured(self, tensor: str, value: Tensor) -> float:
+        """The loss with another value of a tensor, at a higher price than the estimate.
+
+        Raises
+        ------
+        NotImplementedError
+            If the estimate is all there is.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorLoss:
+    """A sensitivity to one tensor."""
+
+    sensitivity: Sensitivity
+    tensor: str
+
+    @property
+    def measures(self) -> bool:
+        """Whether `measured` knows better than `estimated`."""
+        return self.sensitivity.measures
+
+    def estimated(self, change: Tensor) -> float:
+        """Estimated loss for a change of the tensor."""
+        return self.sensitivity.loss(self.tensor, change)
+
+    def measured(self, value: Tensor) -> float:
+        """Loss of the model with another value of the tensor."""
+        return self.sensitivity.measured(self.tensor, value)
 
 
 class WeightError(Sensitivity):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from stackc.allocation.frontier import Point, best, hull, total
 from stackc.allocation.ladder import Ladder
+from stackc.allocation.sensitivity import squared_norm
 from stackc.encode import Walker
 from stackc.errors import SpecError
 from stackc.packer import Packer
@@ -22,8 +24,19 @@ from stackc.transform import Transform
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Estimated loss of the model with this tensor in the place of the original.
-Loss = Callable[["Tensor"], float]
+
+class Loss(Protocol):
+    """What storing one tensor with an error costs."""
+
+    @property
+    def measures(self) -> bool:
+        """Whether `measured` knows better than `estimated`."""
+
+    def estimated(self, change: Tensor) -> float:
+        """Estimated loss for a change of the tensor."""
+
+    def measured(self, value: Tensor) -> float:
+        """Loss of the model with another value of the tensor."""
 
 
 class Closed(NamedTuple):
@@ -32,6 +45,10 @@ class Closed(NamedTuple):
     size: int
     value: Tensor
 
+
+#: Changes of so much of the squared norm are measured: those that something open lies below, such as dropped rows and low
+#: ranks, whose error has a structure; and rounding, but only where it would be chosen.
+_STRUCTURED, _ROUNDED = 0.01, 0.2
 
 #: A value is explored further if its cost is larger than the best one by at most so much of it, per distance searched.
 _WORTHWHILE = 0.1
@@ -50,7 +67,7 @@ class Choice:
     branches : dict
         By position on the ladder: what was measured.
     wanted : set of float
-        Positions that are to be measured.
+        Positions that are to be looked at, or to be measured.
     """
 
     stage: int
@@ -74,19 +91,16 @@ class Choice:
         self.wanted.add(position)
         return True
 
-    def points(self) -> list[Point]:
-        """The hull of everything that has been measured."""
+    def points(self, above: float = 0.0) -> list[Point]:
+        """The hull of everything that is known, if the loss without this choice is ``above``."""
         return hull(
             point
             for position, branch in sorted(self.branches.items())
-            for point in total(
-                [below.points() for below in branch.below],
-                Point(branch.size, branch.loss, (Pick(self, position),)),
-            )
+            for point in branch.points(above, (Pick(self, position),))
         )
 
-    def refine(self, price: float, gap: float, least: float) -> bool:
-        """Ask for what lies next to the best at a price of a byte.
+    def refine(self, price: float, gap: float, least: float, above: float = 0.0) -> bool:
+        """Ask for what lies next to the best at a price of a byte, or for a measurement if the best is only estimated.
 
         Parameters
         ----------
@@ -96,14 +110,19 @@ class Choice:
             Distance on the ladders down to which the search goes.
         least : float
             What stays below so many bytes is searched half as finely.
+        above : float
+            The loss without this choice.
 
         Returns
         -------
         bool
             Whether anything is wanted.
         """
-        costs = {position: branch.cost(price) for position, branch in self.branches.items()}
+        costs = {position: branch.cost(price, above) for position, branch in self.branches.items()}
         place = min(costs, key=lambda position: (costs[position], position))
+        if not self.branches[place].sure:
+            self.wanted.add(place)
+            return True
         known = sorted(costs)
         index = known.index(place)
         near = known[max(index - 1, 0) : index + 2]
@@ -117,7 +136,7 @@ class Choice:
             # What is clearly worse with its best so far will not become the best.
             if costs[position] - costs[place] <= _WORTHWHILE * gap * abs(costs[place]):
                 for below in self.branches[position].below:
-                    asked |= below.refine(price, gap, least)
+                    asked |= below.refine(price, gap, least, self.branches[position].loss(above))
         return asked
 
 
@@ -129,23 +148,40 @@ class Branch:
     ----------
     value : Transform
         In its settled form.
-    loss, size
-        The estimated loss with everything open below it exact, and the bytes of what is not open.
+    size : int
+        Bytes of what is not open.
+    added : float
+        Estimated loss that it adds to what is above, with everything open below it exact.
+    sure : bool
+        Whether the estimate can be relied on, or the loss has been measured.
     below : tuple of Choice
         What is open.
     lossy : mapping
         Beside something open: the planes that stages without a choice round, as they decode.
+    measured : float, optional
+        The loss itself, that of what is above included.
     """
 
     value: Transform
-    loss: float
     size: int
+    added: float
+    sure: bool
     below: tuple[Choice, ...]
     lossy: Mapping[str, Tensor]
+    measured: float | None = None
 
-    def cost(self, price: float) -> float:
+    def loss(self, above: float) -> float:
+        """Loss with everything open below exact, on top of another one if it is only estimated."""
+        return above + self.added if self.measured is None else self.measured
+
+    def points(self, above: float, picks: tuple[Pick, ...] = ()) -> list[Point]:
+        """The hull of what is known with this value."""
+        loss = self.loss(above)
+        return total([choice.points(loss) for choice in self.below], Point(self.size, loss, picks))
+
+    def cost(self, price: float, above: float) -> float:
         """The smallest loss plus price times bytes that is known with this value."""
-        points = total([choice.points() for choice in self.below], Point(self.size, self.loss))
+        points = self.points(above)
         chosen = points[best(points, price)]
         return chosen.loss + price * chosen.size
 
@@ -198,12 +234,12 @@ class Explorer:
 
     def expand(self, root: Choice, positions: Sequence[float], x: Tensor, loss: Loss) -> None:
         """Measure everything that is wanted at some positions of the root and below."""
-        self._expand(root, positions, self._walker(x), loss)
+        self._expand(root, positions, self._walker(x), loss, _Exact(x, lambda value: value))
 
     def _walker(self, x: Tensor) -> Walker:
         return Walker(self.plan, x, self._weights, self._moments)
 
-    def _expand(self, choice: Choice, positions: Sequence[float], walker: Walker, loss: Loss) -> None:
+    def _expand(self, choice: Choice, positions: Sequence[float], walker: Walker, loss: Loss, above: _Exact) -> None:
         spec, _ = walker.planes[choice.path]
         values = [
             choice.branches[position].value
@@ -219,16 +255,32 @@ class Explorer:
                 closed, below = self._below(fork, choice, planes)
                 lossy = {plane: made.value for plane, made in closed.items() if made.value is not planes[plane]}
                 size = sum(made.size for made in closed.values())
-                measured = loss(value.decode({**planes, **lossy}, spec))
-                choice.branches[position] = Branch(value, measured, size, below, lossy if below else {})
-                choice.wanted.discard(position)
-            branch = choice.branches[position]
+                here = above.whole(value.decode({**planes, **lossy}, spec))
+                change = here - above.tensor
+                relied = (_STRUCTURED if below else _ROUNDED) * squared_norm(above.tensor)
+                sure = not loss.measures or squared_norm(change) <= relied
+                branch = Branch(value, size, loss.estimated(change), sure, below, lossy if below else {})
+                if below and not sure:  # at once, since what is measured and what is estimated cannot be compared
+                    branch.measured, branch.sure = loss.measured(here), True
+                choice.branches[position] = branch
+            else:
+                branch = choice.branches[position]
+                lossy = dict(branch.lossy) if branch.below else self._lossy(fork, choice, planes)
+                here = above.whole(value.decode({**planes, **lossy}, spec))
+                if position in choice.wanted:
+                    branch.measured, branch.sure = loss.measured(here), True
+            choice.wanted.discard(position)
             for inner in branch.below:
                 if inner.pending:
                     plane = inner.path.rpartition("/")[2]
-                    inner_loss = _Inner(loss, value, {**planes, **branch.lossy}, spec, plane)
-                    self._expand(inner, inner.pending, fork, inner_loss)
-            del fork, planes
+                    within = partial(_decoded, value, {**planes, **branch.lossy}, spec, plane)
+                    exact = _Exact(here, partial(_through, above.whole, within))
+                    self._expand(inner, inner.pending, fork, loss, exact)
+            del fork, planes, here
+
+    def _lossy(self, walker: Walker, choice: Choice, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        closed, _ = self._below(walker, choice, planes)
+        return {plane: made.value for plane, made in closed.items()}
 
     def _below(
         self, walker: Walker, choice: Choice, planes: Mapping[str, Tensor]
@@ -291,18 +343,19 @@ class Explorer:
             return config.settle({path: walker.weighted(stage, path)})[path]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Inner:
-    """The loss of the model with another plane below a transform, all others being exact."""
+class _Exact(NamedTuple):
+    """A tensor with everything exact from some place on, and what it becomes with another plane at that place."""
 
-    outer: Loss
-    transform: Transform
-    planes: Mapping[str, Tensor]
-    spec: PlaneSpec
-    plane: str
+    tensor: Tensor
+    whole: Callable[[Tensor], Tensor]
 
-    def __call__(self, value: Tensor) -> float:
-        return self.outer(self.transform.decode({**self.planes, self.plane: value}, self.spec))
+
+def _decoded(transform: Transform, planes: Mapping[str, Tensor], spec: PlaneSpec, plane: str, value: Tensor) -> Tensor:
+    return transform.decode({**planes, plane: value}, spec)
+
+
+def _through(outer: Callable[[Tensor], Tensor], inner: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    return outer(inner(value))
 
 
 def _between(place: float, other: float, gap: float) -> float:
