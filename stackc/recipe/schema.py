@@ -70,8 +70,8 @@ def fields_of(kind: type[msgspec.Struct]) -> Fields:
 
     Examples
     --------
-    >>> fields_of(find("int").stage).properties["bits"]["maximum"]
-    8
+    >>> fields_of(find("zstd").stage).properties["level"]["maximum"]
+    22
     """
     try:
         (reference,), components = msgspec.json.schema_components([kind], ref_template=_REFERENCE)
@@ -103,8 +103,8 @@ def documented_parameters(kind: type) -> dict[str, str]:
 
     Examples
     --------
-    >>> documented_parameters(find("int").stage)["bits"]
-    '1 to 8.'
+    >>> documented_parameters(find("zstd").stage)["level"]
+    "Zstandard's compression level, 1 (fast) to 22 (small)."
     """
     lines = inspect.cleandoc(kind.__doc__ or "").splitlines()
     section = next(
