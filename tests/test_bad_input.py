@@ -33,12 +33,12 @@ RECIPES: dict[str, tuple[str, type[StackcError], str]] = {
     "wrong type": (
         "stages:\n- {use: int, bits: four}\n",
         RecipeError,
-        "stages[0].bits (line 2 of bad.yaml): expected 'int'",
+        "stages[0].bits (line 2 of bad.yaml): expected 'int | null'",
     ),
     "out of range": (
         "stages:\n- {use: int, bits: 9}\n",
         RecipeError,
-        "stages[0].bits (line 2 of bad.yaml): expected 'int' <= 8",
+        "stages[0] (line 2 of bad.yaml): bits: 9 goes with one scale for the tensor",
     ),
     "unknown key": ("stages:\n- {use: int, bitz: 4}\n", RecipeError, "did you mean 'bits'?"),
     "duplicate key": (

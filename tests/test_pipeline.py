@@ -89,7 +89,7 @@ def test_the_report_of_a_run(tmp_path) -> None:
     assert errors == sorted(errors)
     assert errors[-1] == errors[-2] == errors[-3] > 0
     assert all(row.peak_memory_bytes > 1 << 20 and row.decode_seconds > 0 for row in report.stages)
-    assert set(report.seconds) == {"fingerprint", "evaluate", "settle", "encode", "decode"}
+    assert set(report.seconds) == {"fingerprint", "evaluate", "settle", "allocate", "encode", "decode"}
     assert msgspec.json.decode(report.to_json(), type=Report) == report
     rows = {(row.role, row.plane, row.packer): row for row in report.bytes}
     assert rows["payload", "codes", "ans"].count == 1

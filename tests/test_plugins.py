@@ -122,7 +122,7 @@ def test_a_built_in_keeps_its_name_and_its_files(install: Install) -> None:
     assert registry.shadowed() == [registry.Shadowed("int", "a-first")]
     lines = _list()
     assert "note: the stage 'int' of package a-first is shadowed by the built-in 'int'" in lines
-    assert "integer 1 to 8" in next(line for line in lines if line.startswith("int "))
+    assert "integer 1 to 16" in next(line for line in lines if line.startswith("int "))
 
 
 def test_a_plugin_cannot_take_over_the_format_of_a_built_in(install: Install) -> None:

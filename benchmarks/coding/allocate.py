@@ -35,11 +35,11 @@ BUDGETS = {"bert-tiny": (25, 45, 80), "minilm": (9, 13, 18)}
 #: Steps of the sweep; shares of rows and ranks of the word embedding, where None stands for no such stage.
 STEPS = {
     "bert-tiny": (0.02, 0.03, 0.04, 0.05, 0.06, 0.075, 0.09),
-    "minilm": (0.025, 0.033, 0.042, 0.054, 0.07),
+    "minilm": (0.02, 0.027, 0.036, 0.048),
 }
 EMBEDDINGS = {
     "bert-tiny": tuple(product((0.5, 0.6), (32, 48, 64, 96))),
-    "minilm": tuple(product((0.5, 0.6), (192, 384))),
+    "minilm": tuple(product((0.5,), (192, 288, 384))),
 }
 
 _WORDS = "*word_embeddings.weight"

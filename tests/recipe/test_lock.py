@@ -96,7 +96,7 @@ def change(document: dict[str, Any], path: list[Any], value: Any) -> None:
         (["lock", "choices", "0", "a.weight", "keep"], -1, r"lock.choices\[0\] does not fit the recipe: .*>= 0"),
         (["lock", "choices", "0", "a.weight", "kepe"], 1, r"lock.choices\[0\] does not fit the recipe: .*kepe"),
         (["lock", "choices", "0", "a.weight", "keep"], None, r"lock.choices\[0\] leaves the choice for a.weight open"),
-        (["lock", "choices", "3"], {"a.weight": {"level": 3}}, r"lock.choices\[3\] leaves the choice"),
+        (["lock", "choices", "3"], {"a.weight": {"use": "int"}}, r"lock.choices\[3\] does not fit the recipe: .*int"),
     ],
 )
 def test_a_changed_lock_is_refused(path: list[Any], value: Any, message: str) -> None:
