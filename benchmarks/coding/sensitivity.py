@@ -27,7 +27,7 @@ from stackc.reference import open_reference
 from stackc.tasks import find_task
 
 #: Draws for the estimate, and held-out rows for the measurement.
-ROWS, HELD_OUT = 512, 2000
+ROWS, HELD_OUT = 512, 640
 
 #: Divergences below this are lost in rounding.
 LEAST = 1e-6
