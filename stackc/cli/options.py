@@ -61,11 +61,10 @@ def open_recipe(source: str, task: str | None, assignments: Sequence[str] | None
     RecipeError
         If it does not validate after the changes; the message gives the place.
     """
-    from stackc.recipe.document import read_document
     from stackc.recipe.overrides import override
-    from stackc.recipe.parse import find_recipe, parse_recipe
+    from stackc.recipe.parse import parse_recipe, recipe_document
 
-    document = read_document(find_recipe(source))
+    document = recipe_document(source)
     changes = list(assignments or ())
     if task is not None:
         changes.insert(0, f"task={json.dumps(task_value(task), ensure_ascii=False)}")

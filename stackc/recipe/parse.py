@@ -36,28 +36,43 @@ def load_recipe(source: str | Path) -> Recipe:
     >>> [stage.use for stage in load_recipe("lossless").stages]
     ['floats', 'zstd']
     """
-    return parse_recipe(read_document(find_recipe(source)))
+    return parse_recipe(recipe_document(source))
+
+
+def recipe_document(source: str | Path) -> Document:
+    """The content of a recipe, called by its name if it ships with stackc: ``claim/int8`` is not ``int8``."""
+    path = find_recipe(source)
+    document = read_document(path)
+    names = [name for name, shipped in shipped_recipes().items() if shipped.resolve() == path.resolve()]
+    return document._replace(name=f"{names[0]}.yaml") if names else document
 
 
 def find_recipe(source: str | Path) -> Path:
-    """The file of a recipe: an existing path, or the name of a recipe that ships with stackc."""
+    """The file of a recipe: an existing path, or the name of a recipe that ships with stackc.
+
+    Examples
+    --------
+    >>> find_recipe("claim/int8").parts[-2:]
+    ('claim', 'int8.yaml')
+    """
     path = Path(source)
     if path.is_file():
         return path
     shipped = shipped_recipes()
-    stem = path.name.removesuffix(".yaml").removesuffix(".yml")
     # `recipes/int8.yaml` works from anywhere, not only from a checkout.
-    if stem in shipped and path.parent in (Path(), Path("recipes")):
-        return shipped[stem]
+    name = path.as_posix().removeprefix("recipes/").removesuffix(".yaml").removesuffix(".yml")
+    if name in shipped:
+        return shipped[name]
     raise RecipeError(
-        f"there is no recipe {str(source)!r}{nearest(stem, shipped)}; give a YAML file or one of {', '.join(shipped)}"
+        f"there is no recipe {str(source)!r}{nearest(name, shipped)}; give a YAML file or one of {', '.join(shipped)}"
     )
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Recipes installed with the package, by name."""
+    """Recipes installed with the package, by name; those in a folder come last and are called ``folder/name``."""
     folder = Path(str(files("stackc.recipes")))
-    return {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
+    paths = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def recipe_from(value: Recipe | str | Path | dict[str, Any], name: str = "recipe") -> Recipe:

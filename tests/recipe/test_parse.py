@@ -270,12 +270,27 @@ def test_a_stage_that_does_not_import_names_its_package(monkeypatch: pytest.Monk
 def test_shipped_recipes_parse_and_are_found_by_name_and_path(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shipped = shipped_recipes()
-    assert {"lossless", "int8", "prune50", "seed", "prune+seed+int8"} <= set(shipped)
+    assert {"lossless", "int8", "prune50", "seed", "prune+seed+int8", "claim/int8", "claim/assembly"} <= set(shipped)
     for name, path in shipped.items():
         recipe = load_recipe(name)
         assert recipe.name == name
         assert recipe.model is not None
         assert find_recipe(f"recipes/{name}.yaml") == find_recipe(f"{name}.yaml") == find_recipe(name) == path
+
+
+def test_recipes_of_one_stem_are_told_apart(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_recipe("claim/int8") != find_recipe("int8")
+    # By its file as well, so that the default output folder is the same.
+    assert load_recipe(find_recipe("claim/int8")).name == "claim/int8"
+    monkeypatch.chdir(tmp_path)
+    Path("claim").mkdir()
+    Path("claim/mine.yaml").write_text("stages: [raw]")
+    assert load_recipe("claim/mine.yaml").name == "mine"
+
+
+def test_a_folder_of_recipes_belongs_to_the_name() -> None:
+    with pytest.raises(RecipeError, match=r"there is no recipe 'claim/int9', did you mean 'claim/int8'"):
+        find_recipe("claim/int9")
 
 
 def test_a_file_wins_over_a_shipped_recipe(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
