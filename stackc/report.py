@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -150,6 +150,146 @@ class AllocationSummary(msgspec.Struct, frozen=True, kw_only=True):
     choices: dict[str, dict[str, dict[str, Any]]]
 
 
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One evaluation of the held-out rows during healing.
+
+    Parameters
+    ----------
+    step : int
+        Optimiser steps done.
+    loss : float
+        Mean training loss since the evaluation before, the price of bits left out; of the first rows at step 0.
+    divergence : float
+        Mean KL(teacher || model) on the held-out rows, in nats per row: what the best checkpoint is chosen by.
+    bits : float, optional
+        Estimate of the trained planes' size; None without a price of bits.
+    """
+
+    step: int
+    loss: float
+    divergence: float
+    bits: float | None = None
+
+
+class HealingSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What one heal stage trained on, for how long, and which checkpoint it kept.
+
+    Parameters
+    ----------
+    stage : int
+        Number of the stage in the recipe, from 0.
+    latent : str
+        ``planes`` or ``dense``.
+    teacher : str
+        Source of the model whose answers were matched.
+    stronger_teacher : bool
+        Whether that is another model than the reference.
+    rows, held_out : int
+        Rows trained on, and training rows held out of them to choose the checkpoint by.
+    dropped : int
+        Rows left out because they are texts of the evaluation split.
+    sources : list of str
+        Where the rows are from.
+    steps, best_step : int
+        Optimiser steps done, and the one whose weights were kept.
+    seconds : float
+        Time of the stage's training.
+    estimated_bytes : float or None
+        Differentiable estimate of the trained planes' size at the end; None without a price of bits.
+    packed_bytes : int or None
+        What the same planes take in the file.
+    price : float
+        Price of a bit at the end, in units of the loss.
+    curve : list of CurvePoint
+        In order of steps.
+    """
+
+    stage: int
+    latent: str
+    teacher: str
+    stronger_teacher: bool
+    rows: int
+    held_out: int
+    dropped: int
+    sources: list[str]
+    steps: int
+    best_step: int
+    seconds: float
+    estimated_bytes: float | None = None
+    packed_bytes: int | None = None
+    price: float = 0.0
+    curve: list[CurvePoint] = []
+
+
+class ControlRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that must lose for the result to mean anything, and whether it did.
+
+    Parameters
+    ----------
+    control : str
+        ``random-init``, ``linear`` or ``no-heal``.
+    description : str
+        What was run, in words.
+    bytes : int
+        Size of its file.
+    score : Score or None
+        Its own score beside the reference, measured on the decoded file; None if the task was not run.
+    difference, difference_low, difference_high : float or None
+        Result minus control in the metric, paired over the evaluated rows, and its 95 % interval.
+    mcnemar_p : float or None
+        Exact two-sided p-value of the rows that only one of the two gets right.
+    verdict : str
+        A sentence that is written from the interval.
+    seconds : float
+        Time of the control's run.
+    """
+
+    control: Literal["random-init", "linear", "no-heal"]
+    description: str
+    bytes: int
+    score: Score | None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    mcnemar_p: float | None = None
+    verdict: str
+    seconds: float = 0.0
+
+
+class SeedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of the whole recipe under one seed."""
+
+    seed: int
+    bytes: int
+    score: Score | None
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean and sample standard deviation (divisor n - 1) over seeds."""
+
+    mean: float
+    deviation: float
+
+
+class SeedSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The recipe repeated under several seeds; the file of the run is that of the first.
+
+    Parameters
+    ----------
+    runs : list of SeedRow
+        One per seed.
+    bytes : Spread
+        Of the files' sizes.
+    value, retention : Spread or None
+        Of the metric and of the retention; None where they are not defined for every seed.
+    """
+
+    runs: list[SeedRow]
+    bytes: Spread
+    value: Spread | None = None
+    retention: Spread | None = None
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a run measured."""
 
@@ -165,6 +305,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     notes: list[str]
     allocation: AllocationSummary | None = None
+    healing: list[HealingSummary] = []
+    controls: list[ControlRow] = []
+    seeds: SeedSummary | None = None
 
     @property
     def final(self) -> StageRow:
