@@ -13,6 +13,9 @@ _JOINT = re.compile(r"(?<=[_/(])|(?<=[.,])(?![\d.])")
 #: A number, an SI prefix and an i if it is a binary one.
 _SIZE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*(?:([kKMGT])(i?)B?|B)?")
 
+#: Metrics that are shares of 1 and are shown in per cent.
+_SHARES = frozenset({"accuracy"})
+
 #: Stands for the middle of a word; in ASCII because not every terminal and pipe takes more.
 _ELLIPSIS = "..."
 
@@ -95,6 +98,35 @@ def percent_text(share: float) -> str:
     '83.2'
     """
     return f"{100 * share:.1f}"
+
+
+def metric_text(metric: str, value: float) -> str:
+    """A value of a metric, in per cent where it is a share.
+
+    Examples
+    --------
+    >>> metric_text("accuracy", 0.8324), metric_text("perplexity", 12.345)
+    ('83.2 %', '12.3')
+    """
+    return f"{percent_text(value)} %" if metric in _SHARES else three_digits(value)
+
+
+def metric_difference(metric: str, difference: float) -> str:
+    """A difference of two values of a metric, without its unit: percentage points where the metric is a share.
+
+    Examples
+    --------
+    >>> metric_difference("accuracy", 0.0312), metric_difference("accuracy", -0.0001), metric_difference("perplexity", -1.25)
+    ('3.1', '0.0', '-1.25')
+    """
+    if metric not in _SHARES:
+        return three_digits(difference)
+    return f"{round(100 * difference, 1) + 0.0:.1f}"  # a zero loses its sign
+
+
+def metric_is_share(metric: str) -> bool:
+    """Whether values of a metric are shares of 1, shown in per cent, and differences in percentage points."""
+    return metric in _SHARES
 
 
 def plural(count: int, noun: str) -> str:

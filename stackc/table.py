@@ -14,8 +14,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from stackc.evidence import control_lines, healing_lines, seed_lines, sparkline
 from stackc.humanise import (
     fold_names,
+    metric_difference,
+    metric_is_share,
+    metric_text,
     name_pieces,
     percent_text,
     plural,
@@ -24,7 +28,7 @@ from stackc.humanise import (
     size_text,
     three_digits,
 )
-from stackc.report import AllocationSummary, ByteRow, Report, StageRow
+from stackc.report import AllocationSummary, ByteRow, ControlRow, Report, StageRow
 from stackc.tasks import Score
 
 if TYPE_CHECKING:
@@ -32,9 +36,6 @@ if TYPE_CHECKING:
 
 #: What a cell shows where a number is not defined.
 MISSING = "-"
-
-#: Metrics that are shares of 1 and are shown in per cent.
-_SHARES = frozenset({"accuracy"})
 
 _CONTAINER = "manifest"
 _BUNDLE = "tokenizer"
@@ -144,7 +145,7 @@ def stage_table(report: Report) -> RenderableType:
     encode = _Column("encode\ntime s", 3, cells(MISSING, lambda r: seconds_text(r.encode_seconds)))
     if any(score is not None for score in scores):
         metric = next(score.metric for score in scores if score is not None)
-        heading = f"{metric} %" if metric in _SHARES else metric
+        heading = f"{metric} %" if metric_is_share(metric) else metric
         columns += [
             _Column(f"{heading}\n[95 % interval]", 1, [_value_cell(score) for score in scores]),
             encode,
@@ -159,6 +160,51 @@ def stage_table(report: Report) -> RenderableType:
     ]
     skips = ", ".join(f"{row.use} {plural(row.skipped, 'plane')}" for row in rows if row.skipped)
     return _FittingTable(columns, [f"left as they are: {skips}; 'stackc check' says why"] if skips else [])
+
+
+def control_table(report: Report) -> Table:
+    """The result and its controls, one row each, with what the result is ahead by.
+
+    Parameters
+    ----------
+    report : Report
+        With at least one control.
+    """
+    scores = [report.final.score, *(row.score for row in report.controls)]
+    metric = next((score.metric for score in scores if score is not None), "accuracy")
+    share = metric_is_share(metric)
+    table = plain_table()
+    table.add_column("control")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column(f"{metric}{' %' if share else ''}\n[95 % interval]", justify="right", no_wrap=True)
+    table.add_column(f"result ahead by{' points' if share else ''}\n[95 % interval]", justify="right", no_wrap=True)
+    table.add_row("the result", f"{report.file.bytes:,}", _value_cell(report.final.score), MISSING, style="dim")
+    for row in report.controls:
+        table.add_row(row.control, f"{row.bytes:,}", _value_cell(row.score), _difference_cell(row, metric))
+    return table
+
+
+class LossCurves:
+    """How the divergence on the held-out rows went while each heal stage trained, in one line for each.
+
+    Parameters
+    ----------
+    report : Report
+        Of a finished run.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._healing = [stage for stage in report.healing if len(stage.curve) > 1]
+
+    def __bool__(self) -> bool:
+        return bool(self._healing)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        for stage in self._healing:
+            values = [point.divergence for point in stage.curve]
+            drawn = sparkline(values, ascii_only=options.ascii_only)
+            ends = f"{three_digits(values[0])} to {three_digits(values[-1])}, best {three_digits(min(values))}"
+            yield Text(f"stages[{stage.stage}] divergence on held-out rows {drawn} {ends} nats")
 
 
 def plain_table(**options: Any) -> Table:
@@ -207,28 +253,20 @@ def summary_lines(report: Report) -> list[str]:
         lines.append(_tokenizer_line(report))
     if report.allocation is not None:
         lines.append(_allocation_line(report.allocation))
+    lines += healing_lines(report)
     lines.append(_verdict_line(report))
+    lines += control_lines(report)
+    lines += seed_lines(report)
     return [*lines, *(f"note: {printable(note)}" for note in report.notes)]
 
 
 def score_sentence(score: Score) -> str:
     """The metric with its interval, in words."""
-    percent = metric_text(score.metric, 0).endswith("%")
+    percent = metric_is_share(score.metric)
     low, high = (metric_text(score.metric, bound).removesuffix(" %") for bound in (score.low, score.high))
     rows = plural(score.rows, "row")
     value = metric_text(score.metric, score.value)
     return f"{score.metric} {value} (95 % interval {low} to {high}{' %' if percent else ''}, {rows})"
-
-
-def metric_text(metric: str, value: float) -> str:
-    """A value of a metric, in per cent where it is a share.
-
-    Examples
-    --------
-    >>> metric_text("accuracy", 0.8324), metric_text("perplexity", 12.345)
-    ('83.2 %', '12.3')
-    """
-    return f"{percent_text(value)} %" if metric in _SHARES else three_digits(value)
 
 
 def retention_text(score: Score | None) -> str:
@@ -276,6 +314,15 @@ def _value_cell(score: Score | None) -> str:
     if score is None:
         return MISSING
     value, low, high = (metric_text(score.metric, v).removesuffix(" %") for v in (score.value, score.low, score.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _difference_cell(row: ControlRow, metric: str) -> str:
+    if row.difference is None or row.difference_low is None or row.difference_high is None:
+        return MISSING
+    value, low, high = (
+        metric_difference(metric, number) for number in (row.difference, row.difference_low, row.difference_high)
+    )
     return f"{value} [{low}, {high}]"
 
 

@@ -179,7 +179,7 @@ def _quotient(a: float | None, b: float | None) -> str:
 
 
 def _difference(a: Score | None, b: Score | None) -> str:
-    from stackc.table import metric_text
+    from stackc.humanise import metric_text
 
     if a is None or b is None or a.metric != b.metric:
         return _NOTHING
@@ -188,7 +188,7 @@ def _difference(a: Score | None, b: Score | None) -> str:
 
 
 def _metric(score: Score) -> str:
-    from stackc.table import metric_text
+    from stackc.humanise import metric_text
 
     low, high = (metric_text(score.metric, bound).removesuffix(" %") for bound in (score.low, score.high))
     return f"{metric_text(score.metric, score.value)} [{low}, {high}]"

@@ -68,13 +68,20 @@ def run(
 def _show(finished: Run) -> None:
     from stackc.cli.terminal import output, say
     from stackc.runner import LOCK_NAME, REPORT_NAME
-    from stackc.table import byte_table, stage_table, summary_lines
+    from stackc.table import LossCurves, byte_table, control_table, stage_table, summary_lines
 
     console = output()
     console.print(stage_table(finished.report))
     console.print()
+    if finished.report.controls:
+        console.print(control_table(finished.report))
+        console.print()
     console.print(byte_table(finished.report))
     console.print()
+    curves = LossCurves(finished.report)
+    if curves:
+        console.print(curves)
+        console.print()
     say(console, *summary_lines(finished.report))
     console.print()
     say(
