@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from stackc.reference import Reference
-    from stackc.tasks import Evaluation, Outcome, Task
+    from stackc.tasks import Comparison, Evaluation, Outcome, Task
 
 
 class Judge:
@@ -35,6 +35,7 @@ class Judge:
         self._evaluation = evaluation
         self._reference = reference
         self._progress = progress
+        self._outcomes: dict[str, Outcome] = {}
         self._scores: dict[str, Score] = {}
         self.description: dict[str, Any] = evaluation.describe()
         self._outcome: Outcome = self._measure("reference", model)
@@ -43,9 +44,30 @@ class Judge:
     def score(self, label: str, state: Mapping[str, Tensor], digest: str) -> Score:
         """Score of the model with these weights, whose bits ``digest`` identifies."""
         if digest not in self._scores:
-            outcome = self._measure(label, self._reference.build(state))
-            self._scores[digest] = self._evaluation.score(outcome, self._outcome)
+            self.judge(self._measure(label, self._reference.build(state)), digest)
         return self._scores[digest]
+
+    def judge(self, outcome: Outcome, digest: str) -> Score:
+        """Score of what a model gave that is none of the reference's architecture, under a name of its own.
+
+        Raises
+        ------
+        DataError
+            If the outcome does not belong to the data.
+        """
+        score = self._evaluation.score(outcome, self._outcome)
+        self._outcomes[digest], self._scores[digest] = outcome, score
+        return score
+
+    def compare(self, digest: str, other: str) -> Comparison | None:
+        """What the first of two judged models is ahead of the second by; None if the task does not compare.
+
+        Raises
+        ------
+        KeyError
+            If one of them was not judged yet.
+        """
+        return self._evaluation.compare(self._outcomes[digest], self._outcomes[other])
 
     def _measure(self, label: str, model: nn.Module) -> Outcome:
         with self._progress.task(f"evaluate {label}", self.description["rows"]) as advance:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
+from stackc.controls import ControlName
 from stackc.errors import StackcError
 from stackc.tasks import Score
 
@@ -244,7 +245,7 @@ class ControlRow(msgspec.Struct, frozen=True, kw_only=True):
         Time of the control's run.
     """
 
-    control: Literal["random-init", "linear", "no-heal"]
+    control: ControlName
     description: str
     bytes: int
     score: Score | None

@@ -5,8 +5,12 @@ scipy's tests are imported where they are used: importing them takes a second.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, NamedTuple
 
+from stackc.humanise import metric_difference, metric_is_share
 from stackc.lazy import numpy, torch
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ class Interval(NamedTuple):
 
 
 class PairedCounts(NamedTuple):
-    """Rows by whether the reference and the compressed model are right on them.
+    """Rows by whether the reference and the compressed model are right on them; or any two other models.
 
     Everything that a paired comparison of two accuracies can say is in these four numbers.
     """
@@ -161,6 +165,60 @@ def retention_interval(counts: PairedCounts, *, seed: int = 0, resamples: int = 
     return Interval(float(low), float(high))
 
 
+def difference_interval(counts: PairedCounts) -> Interval:
+    """95 % interval of the compressed model's accuracy minus the reference's, on the same rows, by Tango's score method.
+
+    It holds the differences that a score test of the paired counts does not reject (Tango 1998, "Equivalence test and
+    confidence interval for the difference in proportions for the paired-sample design"), so it is deterministic, stays
+    within -1 and 1, and has a width even where the two models are right on the same rows.
+
+    Parameters
+    ----------
+    counts : PairedCounts
+        Of any two models; at least one row.
+
+    Returns
+    -------
+    Interval
+        As fractions of 1.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+
+    Examples
+    --------
+    >>> low, high = difference_interval(PairedCounts(both=700, reference_only=40, compressed_only=67, neither=65))
+    >>> f"{low:.4f} {high:.4f}"
+    '0.0078 0.0548'
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    rows, gained, lost = counts.rows, counts.compressed_only, counts.reference_only
+    if not rows:
+        raise ValueError("an interval needs at least one row")
+    z = float(norm.ppf(1 - (1 - CONFIDENCE) / 2))
+    observed = (gained - lost) / rows
+    if not gained and not lost:  # the statistic has a zero at the observed difference too
+        bound = z * z / (rows + z * z)
+        return Interval(-bound, bound)
+
+    def excess(difference: float) -> float:
+        """Squared score statistic above its bound, times its variance: it has no pole where the variance vanishes."""
+        # The share of lost rows that is most likely if this is the difference: the larger root of a x^2 + b x + c.
+        a, b = 2.0 * rows, (2.0 * rows - gained + lost) * difference - gained - lost
+        c = -lost * difference * (1 - difference)
+        lost_share = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+        variance = rows * (2 * lost_share + difference * (1 - difference))
+        return (gained - lost - rows * difference) ** 2 - z * z * max(variance, 0.0)
+
+    low = -1.0 if observed == -1.0 or excess(-1.0) <= 0 else brentq(excess, -1.0, observed)
+    high = 1.0 if observed == 1.0 or excess(1.0) <= 0 else brentq(excess, observed, 1.0)
+    return Interval(min(float(low), observed), max(float(high), observed))
+
+
 def verdict(interval: Interval | None, p: float) -> str:
     """What may be said about a compressed model beside its reference.
 
@@ -207,6 +265,62 @@ def retention_sentence(counts: PairedCounts, *, seed: int = 0) -> str:
         f"keeps {100 * counts.retention:.1f} % of the reference's accuracy (95 % interval {100 * interval.low:.1f} to "
         f"{100 * interval.high:.1f} %, McNemar p = {p:.2g}): {conclusion}"
     )
+
+
+def control_sentence(control: str, metric: str, difference: float, interval: Interval, p: float | None = None) -> str:
+    """Whether a result beats a control, in one sentence that claims no more than the interval shows.
+
+    Parameters
+    ----------
+    control : str
+        Name of the control.
+    metric : str
+        A metric whose larger values are better.
+    difference : float
+        Result minus control.
+    interval : Interval
+        Of the difference, 95 %.
+    p : float, optional
+        Exact McNemar p-value. A difference is only called one if this excludes chance as well, as in `verdict`.
+
+    Examples
+    --------
+    >>> control_sentence("random-init", "accuracy", 0.031, Interval(0.012, 0.050))
+    'beats its random-init control by 3.1 points (95 %: 1.2 to 5.0)'
+    >>> control_sentence("random-init", "accuracy", 0.003, Interval(-0.010, 0.016))
+    'does not beat its random-init control: 0.3 points (95 %: -1.0 to 1.6)'
+    >>> control_sentence("linear", "accuracy", -0.021, Interval(-0.035, -0.007))
+    'does not beat its linear control, which is better: -2.1 points (95 %: -3.5 to -0.7)'
+    >>> control_sentence("no-heal", "accuracy", 0.04, Interval(0.001, 0.09), p=0.125)
+    'does not beat its no-heal control: 4.0 points (95 %: 0.1 to 9.0; McNemar p = 0.12)'
+    """
+    unit = " points" if metric_is_share(metric) else f" of {metric}"
+    value, low, high = (metric_difference(metric, number) for number in (difference, *interval))
+    sure = p is None or p < 1 - CONFIDENCE
+    test = "" if sure or interval.low <= 0 <= interval.high else f"; McNemar p = {p:.2g}"
+    bounds = f"(95 %: {low} to {high}{test})"
+    if sure and interval.low > 0:
+        return f"beats its {control} control by {value}{unit} {bounds}"
+    better = ", which is better" if sure and interval.high < 0 else ""
+    return f"does not beat its {control} control{better}: {value}{unit} {bounds}"
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (divisor n - 1) of two values or more.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer.
+
+    Examples
+    --------
+    >>> mean_and_deviation([1.0, 2.0, 3.0])
+    (2.0, 1.0)
+    """
+    if len(values) < 2:
+        raise ValueError("a standard deviation needs two values or more")
+    return mean(values), stdev(values)
 
 
 def skill_retention(accuracy: float, reference: float, majority: float) -> float | None:

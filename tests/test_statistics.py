@@ -14,8 +14,11 @@ from stackc.statistics import (
     Interval,
     PairedCounts,
     agreement,
+    control_sentence,
+    difference_interval,
     entropy_bits,
     mcnemar_p,
+    mean_and_deviation,
     mean_kl,
     retention_interval,
     retention_sentence,
@@ -195,3 +198,89 @@ def test_entropy_of_reals_adds_up_the_byte_positions(dtype: torch.dtype) -> None
     plane = torch.randn(30, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
     columns = plane.view(torch.uint8).reshape(plane.numel(), -1).numpy().T
     assert entropy_bits(plane) == pytest.approx(sum(map(entropy_by_sorting, columns)))
+
+
+def score_statistic(counts: PairedCounts, difference: float) -> float:
+    """Tango's statistic with the most likely nuisance parameter found by trying many."""
+    rows, gained, lost = counts.rows, counts.compressed_only, counts.reference_only
+    # Shares of lost rows that leave no share negative.
+    tried = np.linspace(max(0.0, -difference), (1 - difference) / 2, 200_001)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        likelihood = np.where(gained, gained * np.log(tried + difference), 0.0)
+        likelihood += np.where(lost, lost * np.log(tried), 0.0)
+        likelihood += np.where(rows - gained - lost, (rows - gained - lost) * np.log(1 - 2 * tried - difference), 0.0)
+    best = tried[np.nanargmax(likelihood)]
+    return (gained - lost - rows * difference) / math.sqrt(rows * (2 * best + difference * (1 - difference)))
+
+
+@QUICK
+@given(COUNTS)
+def test_a_difference_has_the_interval_that_the_score_test_keeps(counts: PairedCounts) -> None:
+    low, high = difference_interval(counts)
+    observed = (counts.compressed_only - counts.reference_only) / counts.rows
+    assert -1 <= low <= observed <= high <= 1
+    for bound, sign in ((low, 1), (high, -1)):
+        if abs(bound) < 0.999:
+            assert score_statistic(counts, bound) == pytest.approx(sign * 1.959964, rel=2e-3)
+
+
+@QUICK
+@given(COUNTS)
+def test_the_difference_changes_sign_with_the_order(counts: PairedCounts) -> None:
+    low, high = difference_interval(counts)
+    swapped = difference_interval(
+        PairedCounts(counts.both, counts.compressed_only, counts.reference_only, counts.neither)
+    )
+    assert swapped == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_a_difference_of_the_literature() -> None:
+    # Fagerland, Lydersen and Laake 2014, "Recommended tests and confidence intervals for paired binomial proportions".
+    low, high = difference_interval(PairedCounts(both=1, reference_only=7, compressed_only=1, neither=12))
+    assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
+
+
+def test_an_interval_has_a_width_where_no_row_differs_and_stays_in_range() -> None:
+    low, high = difference_interval(PairedCounts(100, 0, 0, 0))
+    assert low == pytest.approx(-high)
+    assert high == pytest.approx(1.959964**2 / (100 + 1.959964**2))
+    assert difference_interval(PairedCounts(0, 0, 7, 0)).high == 1
+    with pytest.raises(ValueError, match="at least one row"):
+        difference_interval(PairedCounts(0, 0, 0, 0))
+
+
+def test_the_interval_covers() -> None:
+    generator = np.random.default_rng(0)
+    shares = np.array([0.7, 0.06, 0.11, 0.13])
+    draws = generator.multinomial(300, shares, size=400)
+    intervals = [difference_interval(PairedCounts(*map(int, draw))) for draw in draws]
+    covered = np.mean([low <= 0.05 <= high for low, high in intervals])
+    assert 0.92 < covered < 0.98
+
+
+@QUICK
+@given(COUNTS)
+def test_a_control_is_beaten_only_where_interval_and_test_say_so(counts: PairedCounts) -> None:
+    interval, p = difference_interval(counts), mcnemar_p(counts)
+    observed = (counts.compressed_only - counts.reference_only) / counts.rows
+    sentence = control_sentence("linear", "accuracy", observed, interval, p)
+    assert sentence.startswith("beats its linear control by") == (interval.low > 0 and p < 0.05)
+    assert ("which is better" in sentence) == (interval.high < 0 and p < 0.05)
+
+
+def test_other_metrics_have_no_points() -> None:
+    assert control_sentence("linear", "f1", 0.25, Interval(0.125, 0.5)) == (
+        "beats its linear control by 0.250 of f1 (95 %: 0.125 to 0.500)"
+    )
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9))
+def test_the_deviation_is_that_of_a_sample(values: list[float]) -> None:
+    mean, deviation = mean_and_deviation(values)
+    assert mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert deviation == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+
+
+def test_one_value_has_no_deviation() -> None:
+    with pytest.raises(ValueError, match="two values"):
+        mean_and_deviation([1.0])

@@ -16,9 +16,9 @@ import msgspec
 
 from stackc.errors import DependencyError, RecipeError
 from stackc.nearest import nearest
-from stackc.tasks.task import Evaluation, Outcome, Progress, Score, Task
+from stackc.tasks.task import Comparison, Evaluation, Outcome, Progress, Score, Task
 
-__all__ = ["Evaluation", "Outcome", "Progress", "Score", "Task", "find_task", "task_names"]
+__all__ = ["Comparison", "Evaluation", "Outcome", "Progress", "Score", "Task", "find_task", "task_names"]
 
 
 def _points() -> dict[str, EntryPoint]:

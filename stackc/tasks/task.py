@@ -112,6 +112,26 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str
 
 
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Two models on the same rows, neither of them the reference.
+
+    Parameters
+    ----------
+    metric : str
+        A metric whose larger values are better.
+    difference, low, high : float
+        First minus second, paired over the rows, and its 95 % interval.
+    mcnemar_p : float, optional
+        Exact two-sided p-value of the rows that only one of the two gets right, where rows are right or wrong.
+    """
+
+    metric: str
+    difference: float
+    low: float
+    high: float
+    mcnemar_p: float | None = None
+
+
 class Evaluation(abc.ABC):
     """The data of a task, read and tokenised, ready to measure models."""
 
@@ -143,6 +163,19 @@ class Evaluation(abc.ABC):
         DataError
             If an outcome does not belong to this data.
         """
+
+    def compare(self, outcome: Outcome, other: Outcome) -> Comparison | None:
+        """What one model is ahead of another by, on the same rows; neither has to be the reference.
+
+        Without an implementation of its own a task compares nothing, which None says: the scores of two models then
+        stand side by side without a verdict.
+
+        Raises
+        ------
+        DataError
+            If an outcome does not belong to this data.
+        """
+        return None
 
 
 class Task(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown_fields=True):

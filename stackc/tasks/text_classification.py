@@ -16,7 +16,7 @@ from stackc.calibration import spread
 from stackc.errors import DataError, ModelError
 from stackc.lazy import torch
 from stackc.tasks import data as sources
-from stackc.tasks.task import Evaluation, Outcome, Progress, Score, Task
+from stackc.tasks.task import Comparison, Evaluation, Outcome, Progress, Score, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -347,12 +347,7 @@ class ClassificationEvaluation(Evaluation):
             If an outcome has another number of rows than the data, or the two have different numbers of classes.
         """
         rows = len(self.labels)
-        for found in (outcome, reference):
-            if (found.rows, found.columns) != (rows, reference.columns):
-                raise DataError(
-                    f"an outcome of {found.rows} rows x {found.columns} classes does not belong to data of {rows} rows "
-                    f"and a reference of {reference.columns} classes"
-                )
+        self._require_own(outcome, reference)
         predicted, expected = _predictions(outcome), _predictions(reference)
         counts = statistics.PairedCounts.of(expected == self.labels, predicted == self.labels)
         right, reference_right = counts.both + counts.compressed_only, counts.both + counts.reference_only
@@ -376,6 +371,35 @@ class ClassificationEvaluation(Evaluation):
             mcnemar_p=statistics.mcnemar_p(counts),
             verdict=statistics.retention_sentence(counts),
         )
+
+    def compare(self, outcome: Outcome, other: Outcome) -> Comparison:
+        """Difference of two accuracies with Tango's score interval and the exact test; see `stackc.statistics`.
+
+        Raises
+        ------
+        DataError
+            If an outcome has another number of rows than the data, or the two have different numbers of classes.
+        """
+        self._require_own(outcome, other)
+        right, other_right = (_predictions(found) == self.labels for found in (outcome, other))
+        counts = statistics.PairedCounts.of(other_right, right)
+        low, high = statistics.difference_interval(counts)
+        return Comparison(
+            metric="accuracy",
+            difference=(counts.compressed_only - counts.reference_only) / counts.rows,
+            low=low,
+            high=high,
+            mcnemar_p=statistics.mcnemar_p(counts),
+        )
+
+    def _require_own(self, outcome: Outcome, other: Outcome) -> None:
+        rows = len(self.labels)
+        for found in (outcome, other):
+            if (found.rows, found.columns) != (rows, other.columns):
+                raise DataError(
+                    f"an outcome of {found.rows} rows x {found.columns} classes does not belong to data of {rows} rows "
+                    f"and a reference of {other.columns} classes"
+                )
 
 
 def _predictions(outcome: Outcome) -> Tensor:

@@ -10,18 +10,33 @@ import pytest
 
 from stackc import statistics
 from stackc.accounting import _ROLES
-from stackc.report import ByteRow, FileSummary, ModelSummary, Report, StageRow
+from stackc.controls import CONTROL_NAMES
+from stackc.report import (
+    AllocationSummary,
+    ByteRow,
+    ControlRow,
+    CurvePoint,
+    FileSummary,
+    HealingSummary,
+    ModelSummary,
+    Report,
+    SeedRow,
+    SeedSummary,
+    Spread,
+    StageRow,
+)
 from stackc.tasks import Score
 
 PAGE = (Path(__file__).parents[2] / "docs/measurement.md").read_text(encoding="utf-8")
 NAMES = set(re.findall(r"`(?:file\.|model\.)?(\w+)`", PAGE))
+TRAINED = (HealingSummary, CurvePoint, ControlRow, SeedSummary, SeedRow, Spread)
 
 
 def fields(*kinds: type[msgspec.Struct]) -> set[str]:
     return {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
 
 
-@pytest.mark.parametrize("kind", [StageRow, Score, Report])
+@pytest.mark.parametrize("kind", [StageRow, Score, Report, *TRAINED])
 def test_every_field_is_explained(kind):
     assert fields(kind) - NAMES <= {"stages", "bytes", "reference_score", "file"} & fields(kind)
 
@@ -36,7 +51,7 @@ def test_sizes_and_ratios_are_explained():
 def test_no_field_is_invented():
     tables = re.findall(r"^\|[^|]*\| ((?:`[\w.]+`(?:, )?)+) \|", PAGE, re.MULTILINE)
     named = {name.rpartition(".")[2] for cell in tables for name in re.findall(r"`([\w.]+)`", cell)}
-    assert named <= fields(StageRow, Score, Report, FileSummary, ModelSummary, ByteRow)
+    assert named <= fields(StageRow, Score, Report, FileSummary, ModelSummary, ByteRow, AllocationSummary, *TRAINED)
     assert len(named) > 10
 
 
@@ -46,6 +61,14 @@ def test_the_arithmetic_of_the_page():
     assert 0.018 < high - 0.8 < 0.022
     assert pytest.approx(77.6) == 97 * 80 / 100
     assert statistics.skill_retention(0.776, 0.8, 0.5) == pytest.approx(0.92)
+
+
+def test_the_controls_of_the_page():
+    from stackc.statistics import Interval, control_sentence
+
+    assert f'"{control_sentence("random-init", "accuracy", 0.031, Interval(0.012, 0.05))}"' in PAGE
+    for control in CONTROL_NAMES:
+        assert f"| `{control}` |" in PAGE
 
 
 def test_the_verdicts_of_the_page():

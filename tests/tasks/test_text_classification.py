@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from stackc.errors import DataError, ModelError
 from stackc.statistics import wilson_interval
-from stackc.tasks import Outcome, Score
+from stackc.tasks import Evaluation, Outcome, Score
 from stackc.tasks.text_classification import ClassificationEvaluation, TextClassification
 
 BINARY = SimpleNamespace(num_labels=2, label2id={"negative": 0, "positive": 1}, max_position_embeddings=64)
@@ -105,6 +105,27 @@ def test_an_outcome_of_other_data_is_refused() -> None:
         evaluation.score(outcome_of([0, 1, 0, 1]), outcome_of([0, 1, 0]))
     with pytest.raises(DataError, match="2 classes does not belong to data of 3 rows and a reference of 3 classes"):
         evaluation.score(outcome_of([0, 1, 0]), outcome_of([0, 1, 0], classes=3))
+
+
+def test_two_models_are_compared_on_their_rows() -> None:
+    evaluation = evaluation_of([0, 1] * 50)
+    better, worse = outcome_of([0, 1] * 45 + [0, 0] * 5), outcome_of([0, 1] * 30 + [1, 0] * 10 + [0, 1] * 10)
+    found = evaluation.compare(better, worse)
+    assert found.metric == "accuracy"
+    assert found.difference == pytest.approx(0.95 - 0.80)
+    assert 0 < found.low < found.difference < found.high
+    counterpart = evaluation.compare(worse, better)
+    assert (counterpart.low, counterpart.high) == pytest.approx((-found.high, -found.low))
+    assert counterpart.mcnemar_p == found.mcnemar_p
+    assert found.mcnemar_p is not None
+    assert found.mcnemar_p < 0.05
+    with pytest.raises(DataError, match="does not belong"):
+        evaluation.compare(better, outcome_of([0, 1]))
+
+
+def test_a_task_may_leave_comparisons_out() -> None:
+    # The documented default of the base class.
+    assert Evaluation.compare(evaluation_of([0, 1]), outcome_of([0, 1]), outcome_of([1, 1])) is None
 
 
 @settings(deadline=None, max_examples=25)
