@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import msgspec
@@ -85,8 +85,70 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
             change = self.decode(self.encode(x.detach()), spec) - x
         return x + change
 
-    def rate(self, planes: Mapping[str, Tensor]) -> Tensor | None:
-        """Differentiable estimate of the bits of these planes, for training; never reported as a size."""
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`encode` in a training step: choices that take time, such as a mask or a basis, are those of ``planes``.
+
+        Parameters
+        ----------
+        x : Tensor
+            What the plane is now.
+        planes : mapping
+            Planes that this value made, or that training has changed since.
+        """
+        return self.encode(x)
+
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """`hold` with gradients: integer planes are real here, rounded, and pass gradients on as if they were not.
+
+        `decode` of them has the value of what would be stored; its gradient reaches ``x`` and the real ones of ``planes``.
+        None, as by default, if that is too dear: the gradient then passes the transform, and all below it, unchanged.
+        """
+        return None
+
+    def harden(self, x: Tensor, planes: Mapping[str, Tensor]) -> tuple[Self, dict[str, Tensor]]:
+        """What is stored of a trained plane: this transform, settled for it, and its planes.
+
+        Parameters
+        ----------
+        x : Tensor
+            The trained plane.
+        planes : mapping
+            As in `hold`; trained side information, such as a scale, is among them and stays.
+        """
+        made = self.hold(x.detach(), planes)
+        return self, made
+
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        """Which rows of each plane decode to some rows of this one; a value of None stands for all of the plane.
+
+        ``decode`` of these rows, with as many rows in the spec, is then what ``decode`` gives there. So a training step
+        decodes those rows of an embedding that it meets. None, as by default, if rows cannot be had alone.
+
+        Parameters
+        ----------
+        index : Tensor
+            Numbers of rows, int64, ascending.
+        planes : mapping
+            Planes of integers, such as masks.
+        """
+        return None
+
+    def rate(self, planes: Mapping[str, Tensor], bits: Callable[[str, Tensor], Tensor] | None = None) -> Tensor | None:
+        """Differentiable estimate of the bits of relaxed integer planes, for training; never reported as a size.
+
+        Parameters
+        ----------
+        planes : mapping
+            As `relax` returns them.
+        bits : callable, optional
+            Gives the bits of one plane of rounded numbers by its name; `stackc.rate.code_bits` without it. A training loop
+            passes one that remembers how the codes are distributed from one step to the next.
+
+        Returns
+        -------
+        Tensor or None
+            0-d; None if there are no such planes.
+        """
         return None
 
     def error_bound(self, x: Tensor) -> float:

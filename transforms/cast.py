@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
 
 from stackc.errors import SpecError, TensorError
 from stackc.lazy import torch
+from stackc.planes import limited
 from stackc.registry import Preset
 from stackc.spec import ITEM_BYTES, PlaneSpec
 from stackc.transform import Transform, require_finite
@@ -76,6 +77,18 @@ class Cast(Transform, frozen=True):
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
         """Widen the values; exact."""
         return planes["values"].to(getattr(torch, spec.dtype))
+
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Round; torch hands the gradient on as it is. What is too large for the target becomes its largest number."""
+        return {"values": limited(x, self.to)}
+
+    def harden(self, x: Tensor, planes: Mapping[str, Tensor]) -> tuple[Self, dict[str, Tensor]]:
+        """As `relax` rounds."""
+        return self, {"values": limited(x.detach(), self.to).contiguous()}
+
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        """Rows of ``values`` are rows of the plane."""
+        return {"values": index}
 
     def error_bound(self, x: Tensor) -> float:
         """Half a unit in the last place of every value, down to the spacing of the subnormal numbers."""

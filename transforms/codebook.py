@@ -171,6 +171,22 @@ class Codebook(Transform, frozen=True):
         rows = vectors.reshape(*cut.lead, cut.groups * cut.size)
         return rows[..., : cut.width].reshape(spec.shape).contiguous()
 
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Look up the nearest entry of the codebook that is there; gradients pass the look-up unchanged."""
+        x = x.detach().contiguous()
+        specs = self.plan(PlaneSpec.of(x))
+        if self.shared or not x.numel():
+            return self.encode(x)
+        book = planes["codebook"].detach()
+        codes = _plane(_codes(x, book.cpu().numpy())[0], specs["codes"])
+        return {"codes": codes.to(x.device), "codebook": book}
+
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        """Rows of ``codes`` are rows of the plane, unless codes stand for several values of one axis."""
+        if planes["codes"].ndim < 2:
+            return None
+        return {"codes": index} if self.shared else {"codes": index, "codebook": None}
+
     def error_bound(self, x: Tensor) -> float:
         """The error itself; infinity as long as a shared codebook is not there."""
         if not self.settled:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from stackc.errors import SpecError, TensorError
 from stackc.lazy import torch
 from stackc.planes import limited
+from stackc.rate import code_bits, rounded
 from stackc.registry import Preset
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DEFAULT_BITS = 8
+
+#: Largest magnitude of a code with a step.
+_MOST_CODE = (1 << (MOST_BITS - 1)) - 1
 
 
 class Int(Transform, frozen=True):
@@ -313,6 +317,49 @@ class Int(Transform, frozen=True):
         decoded = size + error
         subnormal = shown.smallest_normal * shown.eps * math.sqrt(x.numel())
         return error + (stored.eps + shown.eps / 2) * decoded * (1 + 2**-10) + subnormal
+
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Codes as real numbers, rounded, with straight-through gradients, for the scales that are there.
+
+        The gradient of a scale is that of Esser et al. 2020, "Learned step size quantization". With ``step`` no code is
+        out of range, else a value beyond the range has no gradient.
+        """
+        blocks = self._blocks(tuple(x.shape))
+        scale = planes["scale"]
+        parts = cut(x, blocks).to(scale.dtype)
+        places = parts * (1.0 / scale)[..., None] if self.step is None else parts / scale[..., None]  # as in `encode`
+        if self._is_sign:
+            soft = places.clamp(-1, 1)
+            codes = soft + ((places < 0).to(soft.dtype).neg() - soft).detach()
+            return {"codes": join(codes, blocks).reshape(x.shape), "scale": scale}
+        if not self.symmetric:
+            places = places + planes["zero_point"].to(scale.dtype)[..., None]
+        lo, hi = (-_MOST_CODE, _MOST_CODE) if self.step is not None else self._range
+        codes = join(rounded(places.clamp(lo, hi)), blocks).reshape(x.shape)
+        return {**planes, "codes": codes}
+
+    def rate(self, planes: Mapping[str, Tensor], bits: Callable[[str, Tensor], Tensor] | None = None) -> Tensor | None:
+        """Bits of relaxed symmetric codes."""
+        if not planes["codes"].is_floating_point() or not self.symmetric:
+            return None
+        return code_bits(planes["codes"]) if bits is None else bits("codes", planes["codes"])
+
+    def harden(self, x: Tensor, planes: Mapping[str, Tensor]) -> tuple[Self, dict[str, Tensor]]:
+        """The codes of `relax` as integers; with ``step`` in as many bits as they need now."""
+        relaxed = self.relax(x.detach(), {name: plane.detach() for name, plane in planes.items()})
+        assert relaxed is not None
+        settled = self
+        if self.step is not None:
+            largest = int(relaxed["codes"].abs().max()) if x.numel() else 0
+            settled = msgspec.structs.replace(self, bits=max(2, 1 + largest.bit_length()))
+        codes = relaxed["codes"].to(getattr(torch, settled._code_dtype))
+        return settled, {**relaxed, "codes": codes}
+
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        """Rows of ``codes`` are rows of the plane; scales are for all rows, or for each."""
+        own = None if self.granularity == "tensor" or planes["codes"].ndim < 2 else index
+        scales = {"scale": own} if self.symmetric else {"scale": own, "zero_point": own}
+        return {"codes": index, **scales}
 
     def fake(self, x: Tensor) -> Tensor:
         """Straight-through round trip; with ``step``, bits are those that the values have need of now."""

@@ -253,6 +253,26 @@ class Prune(Transform, frozen=True):
             return {"values": moments[kept][:, kept]}
         return {}
 
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Select what the mask marks; differentiable."""
+        mask = planes["mask"]
+        if self.sparsity is not None:
+            return {"mask": mask, "values": x[mask]}
+        axis = self._axis
+        kept, dropped = (chosen.nonzero().reshape(-1) for chosen in (mask, ~mask))
+        left = x.index_select(axis, dropped).to(planes["fallback"].dtype)
+        fallback = left.sum(axis, keepdim=True) / max(len(dropped), 1)
+        return {"mask": mask, "values": x.index_select(axis, kept), "fallback": fallback}
+
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        """Rows of ``values`` by their rank among the kept ones; single weights cannot be had by row."""
+        if self.sparsity is not None:
+            return None
+        if self.columns is not None:
+            return {"mask": None, "values": index, "fallback": index}
+        mask = planes["mask"]
+        return {"mask": index, "values": (mask.cumsum(0) - 1)[index[mask[index]]], "fallback": None}
+
     @property
     def _axis(self) -> int:
         return 0 if self.rows is not None else -1

@@ -180,6 +180,18 @@ class Seed(Transform, frozen=True):
             rows = planes["mean"] + rows
         return limited(rows.reshape(spec.shape), spec.dtype)
 
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Project on the basis that is there; differentiable, in the dtype of the planes."""
+        basis = planes["basis"]
+        flat = x.flatten(1).to(basis.dtype)
+        centred = flat - planes["mean"] if self.center else flat
+        return {**planes, "scores": centred @ basis.T}
+
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        """Rows of ``scores`` are rows of the matrix."""
+        shared = {"mean": None, "basis": None} if self.center else {"basis": None}
+        return {**shared, "scores": index}
+
     def error_bound(self, x: Tensor) -> float:
         """Root of the discarded variances, plus rounding of the planes and of the product in decode."""
         x = x.detach().contiguous()

@@ -147,24 +147,19 @@ class Tcq(Transform, frozen=True):
         TensorError
             If ``x`` holds NaN or infinity, or step and bits are not both known.
         """
-        from ._trellis_search import search
-
-        require_finite(x)
-        if not isinstance(self.step, float) or self.bits is None:
-            raise TensorError(
-                "tcq encodes with a step and the bits that settle() finds; give it a step and settle() it"
-            )
-        values = x.detach().to(torch.float32).contiguous().reshape(-1)
-        factors = _factors(weights, x)
-        codes = search(values.cpu().numpy(), self.step, self.states, self.rdo, self._largest_code, factors)
-        dtype = torch.int8 if self.bits <= 8 else torch.int16
         planes = {
-            "codes": torch.from_numpy(codes).to(dtype).reshape(x.shape).to(x.device),
+            "codes": self._searched(x, weights),
             "scale": torch.tensor(self.step, dtype=_wide(x), device=x.device),
         }
         if self.rdo:
             planes["scale"] *= stretch(x, self.decode(planes, PlaneSpec.of(x)), weights)
         return planes
+
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Search the codes again, for the scale that is there; gradients pass the search unchanged."""
+        scale = planes["scale"].detach()
+        there = msgspec.structs.replace(self, step=max(float(scale), 2.0**-126))
+        return {"codes": there._searched(x, None), "scale": scale}
 
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
         """Reconstruct in whole steps, then scale, in the dtype of the scale; then round to the dtype of the spec."""
@@ -236,6 +231,20 @@ class Tcq(Transform, frozen=True):
     def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rows of ``codes`` are rows of the input."""
         return {"codes": weights}
+
+    def _searched(self, x: Tensor, weights: Tensor | None) -> Tensor:
+        from ._trellis_search import search
+
+        require_finite(x)
+        if not isinstance(self.step, float) or self.bits is None:
+            raise TensorError(
+                "tcq encodes with a step and the bits that settle() finds; give it a step and settle() it"
+            )
+        values = x.detach().to(torch.float32).contiguous().reshape(-1)
+        factors = _factors(weights, x)
+        codes = search(values.cpu().numpy(), self.step, self.states, self.rdo, self._largest_code, factors)
+        dtype = torch.int8 if self.bits <= 8 else torch.int16
+        return torch.from_numpy(codes).to(dtype).reshape(x.shape).to(x.device)
 
     @property
     def _largest_code(self) -> int:
