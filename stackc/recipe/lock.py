@@ -129,6 +129,8 @@ def lock_document(
         "bundle": list(recipe.bundle),
         "calibration": msgspec.to_builtins(recipe.calibration),
         **({} if recipe.allocate is None else {"allocate": _given(recipe.allocate)}),
+        **({"controls": list(recipe.controls)} if recipe.controls else {}),
+        **({"seeds": recipe.seeds} if recipe.seeds > 1 else {}),
         "stages": stages,
         "lock": msgspec.to_builtins(lock),
     }

@@ -10,6 +10,7 @@ from typing import Any, cast
 import msgspec
 
 from stackc.allocation.settings import AllocateSettings
+from stackc.controls import CONTROL_NAMES, ControlName, SeedCount
 from stackc.errors import DependencyError, RecipeError
 from stackc.nearest import nearest
 from stackc.packer import Packer
@@ -19,7 +20,19 @@ from stackc.registry import find
 
 #: Keys of a stage that belong to the framework; all others are fields of the stage's class.
 STAGE_KEYS = ("use", "on", "allow_empty", "weights")
-RECIPE_KEYS = ("stackc", "model", "task", "seed", "bundle", "calibration", "allocate", "stages", "lock")
+RECIPE_KEYS = (
+    "stackc",
+    "model",
+    "task",
+    "seed",
+    "bundle",
+    "calibration",
+    "allocate",
+    "controls",
+    "seeds",
+    "stages",
+    "lock",
+)
 BUNDLES = ("tokenizer",)
 
 
@@ -137,10 +150,23 @@ def parse_recipe(document: Document) -> Recipe:
         if value.get("allocate") is None
         else _typed(document, ("allocate",), value["allocate"], AllocateSettings),
         lock=lock,
+        controls=_parse_controls(document, value.get("controls", [])),
+        seeds=_typed(document, ("seeds",), value.get("seeds", 1), SeedCount),
     )
 
 
 def _parse_stage(document: Document, path: Path_, value: Any) -> Stage:
+def _parse_controls(document: Document, value: Any) -> tuple[ControlName, ...]:
+    names = _typed(document, ("controls",), value, list[str])
+    for index, name in enumerate(names):
+        if name not in CONTROL_NAMES:
+            raise RecipeError(
+                f"{document.where(('controls', index))}: there is no control {name!r}{nearest(name, CONTROL_NAMES) or ';'} "
+                f"{', '.join(CONTROL_NAMES[:-1])} or {CONTROL_NAMES[-1]}"
+            )
+    return cast("tuple[ControlName, ...]", tuple(dict.fromkeys(names)))
+
+
     if isinstance(value, str):
         value = {"use": value}
     if not isinstance(value, dict):

@@ -8,6 +8,7 @@ import msgspec
 
 from stackc.allocation.settings import AllocateSettings
 from stackc.calibration import DEFAULT_ROWS
+from stackc.controls import ControlName
 from stackc.packer import Packer
 from stackc.registry import find
 from stackc.transform import Transform
@@ -110,6 +111,10 @@ class Recipe(msgspec.Struct, frozen=True):
         Choices and hashes of a locked recipe.
     """
 
+    controls : tuple of str
+        Runs that the result is compared with; they decide nothing in the file.
+    seeds : int
+        Under how many seeds the whole recipe is run; the file is that of the first.
     name: str
     stages: tuple[Stage, ...]
     model: str | None = None
@@ -124,6 +129,8 @@ class Recipe(msgspec.Struct, frozen=True):
 class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a lock file adds to a recipe.
 
+    controls: tuple[ControlName, ...] = ()
+    seeds: int = 1
     Parameters
     ----------
     versions : dict

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stackc.allocation.settings import AllocateSettings
+from stackc.controls import CONTROL_NAMES
 from stackc.errors import DependencyError, StackcError
 from stackc.recipe.parse import BUNDLES
 from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock
@@ -224,6 +225,17 @@ def recipe_schema() -> Schema:
                 "properties": allocate.properties,
                 "oneOf": [{"required": ["ratio"]}, {"required": ["bytes"]}],
                 "additionalProperties": False,
+            },
+            "controls": {
+                "description": "runs that must lose for the result to mean anything",
+                "type": "array",
+                "items": {"enum": list(CONTROL_NAMES)},
+            },
+            "seeds": {
+                "description": "under how many seeds, one after another, the whole recipe is run",
+                "type": "integer",
+                "minimum": 1,
+                "default": 1,
             },
             "stages": {
                 "description": "applied in order; each rewrites every plane that it matches",

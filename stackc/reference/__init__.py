@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from stackc.reference.building import build_transformers
 from stackc.reference.module import ModuleReference
+from stackc.reference.random_weights import random_reference, require_architecture
 from stackc.reference.reference import Kind, Reference
 from stackc.reference.resolve import DEMO_MODELS, open_reference
 from stackc.reference.safetensors_file import SafetensorsReference
@@ -25,6 +26,8 @@ __all__ = [
     "build_transformers",
     "load_tokenizer",
     "open_reference",
+    "random_reference",
+    "require_architecture",
     "restore_ties",
     "save_folder",
     "ties_of",

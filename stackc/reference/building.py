@@ -77,6 +77,28 @@ def build_transformers(config: Mapping[str, Any], state: Mapping[str, Tensor]) -
     return model.eval()  # type: ignore[no-any-return]
 
 
+def fresh_transformers(config: Mapping[str, Any]) -> nn.Module:
+    """The architecture that a Hugging Face config names, initialised by its own rules from torch's generator.
+
+    Raises
+    ------
+    ModelError
+        If the architecture is unknown or the config does not build it.
+    """
+    with quiet_transformers():
+        architecture = _architecture(config)
+        try:
+            model = architecture(architecture.config_class.from_dict(_without_kernels(config)))
+        except Exception as error:
+            if isinstance(error, (MemoryError, StackcError)):
+                raise
+            raise ModelError(
+                f"transformers cannot build {architecture.__name__} from this config: {type(error).__name__}: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+    return model.eval()  # type: ignore[no-any-return]
+
+
 def _require_complete(architecture: str, info: Mapping[str, Any]) -> None:
     missing = _learnt(info["missing_keys"])
     if missing:
