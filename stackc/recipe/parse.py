@@ -149,13 +149,12 @@ def parse_recipe(document: Document) -> Recipe:
         allocate=None
         if value.get("allocate") is None
         else _typed(document, ("allocate",), value["allocate"], AllocateSettings),
-        lock=lock,
         controls=_parse_controls(document, value.get("controls", [])),
         seeds=_typed(document, ("seeds",), value.get("seeds", 1), SeedCount),
+        lock=lock,
     )
 
 
-def _parse_stage(document: Document, path: Path_, value: Any) -> Stage:
 def _parse_controls(document: Document, value: Any) -> tuple[ControlName, ...]:
     names = _typed(document, ("controls",), value, list[str])
     for index, name in enumerate(names):
@@ -167,6 +166,7 @@ def _parse_controls(document: Document, value: Any) -> tuple[ControlName, ...]:
     return cast("tuple[ControlName, ...]", tuple(dict.fromkeys(names)))
 
 
+def _parse_stage(document: Document, path: Path_, value: Any) -> Stage:
     if isinstance(value, str):
         value = {"use": value}
     if not isinstance(value, dict):

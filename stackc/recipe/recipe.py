@@ -105,16 +105,16 @@ class Recipe(msgspec.Struct, frozen=True):
         What calibrated stages and sensitivities are taken from.
     allocate : AllocateSettings or None
         The size that open choices are made for.
+    controls : tuple of str
+        Runs that the result is compared with; they decide nothing in the file.
+    seeds : int
+        Under how many seeds the whole recipe is run; the file is that of the first.
     stages : tuple of Stage
         In order of application.
     lock : dict or None
         Choices and hashes of a locked recipe.
     """
 
-    controls : tuple of str
-        Runs that the result is compared with; they decide nothing in the file.
-    seeds : int
-        Under how many seeds the whole recipe is run; the file is that of the first.
     name: str
     stages: tuple[Stage, ...]
     model: str | None = None
@@ -123,14 +123,14 @@ class Recipe(msgspec.Struct, frozen=True):
     bundle: tuple[str, ...] = ()
     calibration: CalibrationSettings = CalibrationSettings()
     allocate: AllocateSettings | None = None
+    controls: tuple[ControlName, ...] = ()
+    seeds: int = 1
     lock: Lock | None = None
 
 
 class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a lock file adds to a recipe.
 
-    controls: tuple[ControlName, ...] = ()
-    seeds: int = 1
     Parameters
     ----------
     versions : dict
