@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import weakref
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stackc.allocation.settings import targeted
 from stackc.artifact.reader import Artifact
+from stackc.controls.choose import with_controls
 from stackc.errors import OutputError
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
@@ -28,6 +30,8 @@ def compress(
     overwrite: bool = False,
     target_ratio: float | None = None,
     target_bytes: int | str | None = None,
+    controls: Sequence[str] | None = None,
+    seeds: int | None = None,
     evaluate: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Artifact, Report]:
@@ -46,6 +50,9 @@ def compress(
     target_ratio, target_bytes
         The size that the rate allocation aims at, instead of that of the recipe's ``allocate``: bytes of the model over
         bytes of the file, or bytes of the file, as a number or text such as ``400kB``.
+    controls, seeds
+        Runs that the result is compared with, and under how many seeds the recipe is run, instead of those of the recipe;
+        as in `stackc.run`.
     evaluate : bool
         Whether to run the recipe's task.
     progress : Progress, optional
@@ -68,20 +75,20 @@ def compress(
     >>> artifact["weight"].shape, report.file.bytes == artifact.file_bytes
     (torch.Size([64, 64]), True)
     """
-    from stackc.pipeline import compress_to_file
+    from stackc.controls.run import compress_with_controls
     from stackc.reference import open_reference
 
-    recipe = targeted(recipe_from(recipe), target_ratio, target_bytes)
+    recipe = with_controls(targeted(recipe_from(recipe), target_ratio, target_bytes), controls, seeds)
     if path is not None:
         target = Path(path)
         if target.exists() and not overwrite:
             raise OutputError(f"{target} exists already; choose another path, or say overwrite=True")
-        result = compress_to_file(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
+        result = compress_with_controls(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
         return Artifact(target), result.report
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stackc-"))
         target = Path(folder, "model.stackc")
-        result = compress_to_file(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
+        result = compress_with_controls(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
         artifact = Artifact(target)
         weakref.finalize(artifact, stack.pop_all().close)
     return artifact, result.report

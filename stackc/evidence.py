@@ -21,7 +21,7 @@ def control_lines(report: Report) -> list[str]:
     """One sentence for each control; sizes are named where they differ."""
     lines = []
     for row in report.controls:
-        sizes = "" if row.bytes == report.file.bytes else f"; {row.bytes:,} bytes against {report.file.bytes:,}"
+        sizes = "" if row.bytes in (0, report.file.bytes) else f"; {row.bytes:,} bytes against {report.file.bytes:,}"
         lines.append(f"{row.verdict}{sizes}")
     return lines
 

@@ -232,9 +232,9 @@ class ControlRow(msgspec.Struct, frozen=True, kw_only=True):
     description : str
         What was run, in words.
     bytes : int
-        Size of its file.
+        Size of its file; 0 if it could not be run, and the verdict says why.
     score : Score or None
-        Its own score beside the reference, measured on the decoded file; None if the task was not run.
+        Its own score beside the reference, measured on the decoded file; None if it could not be run.
     difference, difference_low, difference_high : float or None
         Result minus control in the metric, paired over the evaluated rows, and its 95 % interval.
     mcnemar_p : float or None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +12,7 @@ import msgspec
 
 from stackc.allocation.settings import targeted
 from stackc.artifact.writer import temporary_name, write_text, writing
+from stackc.controls.choose import with_controls
 from stackc.errors import OutputError, RecipeError
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
@@ -46,6 +47,8 @@ def run(
     overwrite: bool = False,
     target_ratio: float | None = None,
     target_bytes: int | str | None = None,
+    controls: Sequence[str] | None = None,
+    seeds: int | None = None,
     evaluate: bool = True,
     every_stage: bool = True,
     progress: Progress | None = None,
@@ -65,6 +68,11 @@ def run(
     target_ratio, target_bytes
         The size that the rate allocation aims at, instead of that of the recipe's ``allocate``: bytes of the reference over
         bytes of the file, or bytes of the file, as a number or text such as ``400kB``.
+    controls : sequence of str, optional
+        Runs that the result is compared with, instead of the recipe's ``controls``: ``random-init``, ``linear``,
+        ``no-heal``, or ``all``. Only their rows in the report remain.
+    seeds : int, optional
+        Under how many seeds the whole recipe is run, instead of the recipe's ``seeds``. The file is that of the first.
     evaluate, every_stage, progress
         As in `stackc.pipeline.compress_to_file`.
 
@@ -73,10 +81,10 @@ def run(
     StackcError
         In one sentence; the output folder is then as it was before.
     """
-    from stackc.pipeline import compress_to_file
+    from stackc.controls.run import compress_with_controls
     from stackc.reference import open_reference
 
-    recipe = targeted(recipe_from(recipe), target_ratio, target_bytes)
+    recipe = with_controls(targeted(recipe_from(recipe), target_ratio, target_bytes), controls, seeds)
     folder = Path(output) if output is not None else Path("runs") / recipe.name
     check_output(folder, overwrite=overwrite)
     source = model if model is not None else recipe.model
@@ -85,7 +93,7 @@ def run(
     reference = open_reference(source)
     recipe = msgspec.structs.replace(recipe, model=reference.source)
     with replacing_folder(folder) as temporary:
-        result = compress_to_file(
+        result = compress_with_controls(
             recipe,
             reference,
             temporary / ARTIFACT_NAME,

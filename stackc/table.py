@@ -180,7 +180,12 @@ def control_table(report: Report) -> Table:
     table.add_column(f"result ahead by{' points' if share else ''}\n[95 % interval]", justify="right", no_wrap=True)
     table.add_row("the result", f"{report.file.bytes:,}", _value_cell(report.final.score), MISSING, style="dim")
     for row in report.controls:
-        table.add_row(row.control, f"{row.bytes:,}", _value_cell(row.score), _difference_cell(row, metric))
+        table.add_row(
+            row.control,
+            f"{row.bytes:,}" if row.bytes else MISSING,
+            _value_cell(row.score),
+            _difference_cell(row, metric),
+        )
     return table
 
 

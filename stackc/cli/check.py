@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stackc.cli.options import (
+    ControlOption,
     JsonOption,
     ModelOption,
     RecipeArgument,
+    SeedsOption,
     SetOption,
     TargetBytesOption,
     TargetRatioOption,
@@ -32,6 +34,8 @@ def check(
     assignments: SetOption = None,
     target_ratio: TargetRatioOption = None,
     target_bytes: TargetBytesOption = None,
+    controls: ControlOption = None,
+    seeds: SeedsOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the stack of every tensor.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,6 +43,7 @@ def check(
     from stackc.allocation.settings import require_target, targeted
     from stackc.cli.planned import checked
     from stackc.cli.terminal import write_json
+    from stackc.controls.choose import require_controls, with_controls
     from stackc.errors import RecipeError
     from stackc.plan import plan_recipe
     from stackc.recipe.lock import locked_choices
@@ -46,6 +51,7 @@ def check(
     from stackc.tasks import find_task
 
     parsed = targeted(open_recipe(recipe, task, assignments), target_ratio, target_bytes)
+    parsed = with_controls(parsed, controls, seeds)
     source = model if model is not None else parsed.model
     if source is None:
         raise RecipeError(f"the recipe {parsed.name} names no model; give one with --model")
@@ -56,10 +62,12 @@ def check(
     result = checked(plan, model=reference.source, task=found.name)
     if as_json:
         found.check()
+        require_controls(parsed, reference, found)
         write_json(result)
         return
     _show(result, verbose)
     found.check()
+    require_controls(parsed, reference, found)
 
 
 def _show(result: CheckedRecipe, verbose: bool) -> None:
@@ -106,6 +114,10 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
     if result.upper_bound:
         say(console, "sizes with 'at most' are upper bounds: a stage chooses from the weights when the recipe runs")
     say(console, "'at fixed width' is before packers such as zstd and ans, whose result only the data can tell")
+    if result.seeds > 1:
+        say(console, f"run under {result.seeds} seeds; the file is that of the first")
+    if result.controls:
+        say(console, f"compared with {plural(len(result.controls), 'control')}: {', '.join(result.controls)}")
     if verbose:
         console.print()
         console.print(_tensors(result))

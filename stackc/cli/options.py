@@ -50,6 +50,25 @@ TargetBytesOption = Annotated[
         show_default=False,
     ),
 ]
+ControlOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control",
+        metavar="NAME",
+        help="Compare with a run that must lose: random-init, linear, no-heal, or all of them.",
+        show_default=False,
+    ),
+]
+SeedsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds",
+        min=1,
+        metavar="COUNT",
+        help="Run the whole recipe under so many seeds; report mean and standard deviation.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

@@ -82,6 +82,8 @@ class CheckedRecipe(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[CheckedStage]
     tensors: list[CheckedTensor]
     untouched: list[str]
+    controls: list[str] = []
+    seeds: int = 1
 
 
 def checked(plan: Plan, *, model: str, task: str) -> CheckedRecipe:
@@ -104,6 +106,8 @@ def checked(plan: Plan, *, model: str, task: str) -> CheckedRecipe:
         stages=[_stage(plan, index) for index in range(len(plan.stages))],
         tensors=[_tensor(tensor) for tensor in plan.tensors],
         untouched=[tensor.name for tensor in plan.tensors if not any(tensor.steps)],
+        controls=list(plan.recipe.controls),
+        seeds=plan.recipe.seeds,
     )
 
 

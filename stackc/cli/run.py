@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stackc.cli.options import (
+    ControlOption,
     JsonOption,
     ModelOption,
     RecipeArgument,
+    SeedsOption,
     SetOption,
     TargetBytesOption,
     TargetRatioOption,
@@ -28,6 +30,8 @@ def run(
     assignments: SetOption = None,
     target_ratio: TargetRatioOption = None,
     target_bytes: TargetBytesOption = None,
+    controls: ControlOption = None,
+    seeds: SeedsOption = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="Folder of the results; runs/<recipe> without it.", show_default=False),
@@ -55,6 +59,8 @@ def run(
             overwrite=overwrite,
             target_ratio=target_ratio,
             target_bytes=target_bytes,
+            controls=controls,
+            seeds=seeds,
             evaluate=not no_eval,
             every_stage=not quick,
             progress=progress,

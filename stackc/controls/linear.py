@@ -1,6 +1,6 @@
 """The control ``linear``: a hashed n-gram linear model, trained on the same texts towards the same teacher, of the same bytes.
 
-It is a stackc file like any other: the weights as codes of a step size, packed by whatever is smallest. Hashing needs no
+It is a stackc file like any other: the weights as codes of a step size, entropy-coded. Hashing needs no
 vocabulary, so the file is all that a reader needs.
 """
 
@@ -28,7 +28,10 @@ _WORDS = r"(?u)\b\w+\b"
 _HASHES = 1 << 30
 
 #: Numbers of columns that are tried. More of them hash fewer n-grams together and make each kept weight dearer to place.
-_COLUMNS = (1 << 18, 1 << 16, 1 << 20)
+_COLUMNS = (1 << 16, 1 << 18, 1 << 20)
+
+#: With so many columns for each n-gram that occurs, more would keep none apart.
+_ROOMY = 8
 
 #: Bits for the value of each kept weight that are tried: few fine ones, or many coarse ones.
 _BITS_PER_WEIGHT = (2.5, 3.5, 5.0, 7.0)
@@ -174,9 +177,11 @@ def fit_linear(
     rows, choosing = count_ngrams(texts), count_ngrams(held_out)
     targets = _targets(labels)
     apart = _apart(texts, held_out)
-    total = 2 * len(_PENALTIES) + len(_COLUMNS) - 1 + len(_COLUMNS) * len(_BITS_PER_WEIGHT) * len(_RAISED) + 1
+    occurring = len(numpy.unique(rows.hashes))
+    tried = [columns for columns in _COLUMNS if columns <= max(_ROOMY * occurring, _COLUMNS[0])]
+    total = 2 * len(_PENALTIES) + len(tried) - 1 + len(tried) * len(_BITS_PER_WEIGHT) * len(_RAISED) + 1
     with progress.task("fit the linear control", total) as advance:
-        settings = _choose(rows.rows(apart), targets[apart], choosing, held_out_labels, budget, advance)
+        settings = _choose(rows.rows(apart), targets[apart], choosing, held_out_labels, tried, budget, advance)
         inputs = rows.matrix(settings.columns, signed=settings.signed).tocsc()
         full, _ = _ridge(inputs, targets, settings.penalty)
         model = _refit(inputs, targets, _contributions(inputs, full), settings)
@@ -194,7 +199,13 @@ def fit_linear(
 
 
 def _choose(
-    rows: _Counts, targets: NDArray[Any], choosing: _Counts, labels: Tensor, budget: int, advance: Advance
+    rows: _Counts,
+    targets: NDArray[Any],
+    choosing: _Counts,
+    labels: Tensor,
+    tried: Sequence[int],
+    budget: int,
+    advance: Advance,
 ) -> _Settings:
     """The settings whose rounded model is closest to the teacher on the held-out rows."""
 
@@ -207,12 +218,13 @@ def _choose(
 
     # Signs and penalty at one number of columns: they hardly depend on it, and these fits are the slow ones.
     grid = [(signed, penalty) for signed in (True, False) for penalty in _PENALTIES]
-    fits = [full(_COLUMNS[0], penalty, signed=signed) for signed, penalty in grid]
+    middle = tried[len(tried) // 2]
+    fits = [full(middle, penalty, signed=signed) for signed, penalty in grid]
     place = min(range(len(fits)), key=lambda index: fits[index][0])
     signed, penalty = grid[place]
     best: tuple[float, _Settings] | None = None
-    for columns in _COLUMNS:
-        _, inputs, contributions = fits[place] if columns == _COLUMNS[0] else full(columns, penalty, signed=signed)
+    for columns in tried:
+        _, inputs, contributions = fits[place] if columns == middle else full(columns, penalty, signed=signed)
         for bits in _BITS_PER_WEIGHT:
             kept = _affordable(columns, targets.shape[1], bits, 8 * (budget - _OVERHEAD))
             for raised in _RAISED:
@@ -371,6 +383,8 @@ def _pack(model: _Model, step: float, path: Path) -> int:
     module.register_buffer("weight", torch.from_numpy(model.dense().astype(numpy.float32)))
     module.register_buffer("bias", torch.from_numpy(model.offsets.astype(numpy.float32)))
     module.register_buffer("signed", torch.tensor(model.signed))
-    recipe = recipe_from({"stages": [{"use": "int", "on": "weight", "step": step}, "auto"]}, "linear")
+    # Weights that are hashed to their places have no neighbours that tell of them: plain entropy coding is all there is.
+    stages = [{"use": "int", "on": "weight", "step": step}, {"use": "ans", "on": "weight/codes"}, "raw"]
+    recipe = recipe_from({"stages": stages}, "linear")
     done = compress_to_file(recipe, ModuleReference.of(module), path, evaluate=False, every_stage=False)
     return done.report.file.bytes

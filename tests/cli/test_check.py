@@ -110,3 +110,17 @@ def test_names_in_a_narrow_table_fold_at_joints(stackc: Invoke, recipe: Path) ->
     words = {word for line in result.stdout.splitlines() for word in line.split()}
     assert {"LayerNorm.bias", "embeddings."} <= words
     assert not words & {"LayerNor", "m.bias"}
+
+
+def test_controls_are_planned_and_refused(stackc: Invoke, classifier: Path, reviews: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "controlled.yaml"
+    recipe.write_text(
+        f"task: {{name: text-classification, data: {reviews}}}\ncontrols: [random-init]\nseeds: 3\nstages: [int8]\n"
+    )
+    result = stackc("check", recipe, "--model", classifier)
+    assert result.exit_code == 0, result.output
+    assert "compared with 1 control: random-init" in result.stdout
+    assert "run under 3 seeds" in result.stdout
+    refused = stackc("check", recipe, "--model", classifier, "--control", "no-heal")
+    assert refused.exit_code != 0
+    assert "leaves out the heal stages, and the recipe has none" in refused.stderr

@@ -154,3 +154,26 @@ def test_an_unknown_recipe_names_the_nearest(stackc: Invoke) -> None:
     result = stackc("run", "prune+seed+int9")
     assert result.exit_code == 1
     assert "did you mean 'prune+seed+int8'?" in result.stderr
+
+
+def test_controls_and_seeds_are_shown(stackc: Invoke, classifier: Path, reviews: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(f"task: {{name: text-classification, data: {reviews}}}\n{SMALL}")
+    result = stackc(
+        "run", recipe, "-m", classifier, "-o", tmp_path / "out", "--control", "random-init", "--seeds", "2", "--quick"
+    )
+    assert result.exit_code == 0, result.output
+    assert "result ahead by points" in result.stdout
+    rows = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
+    assert "random-init" in rows
+    assert "beat its random-init control" in result.stdout or "beats its random-init control" in result.stdout
+    assert "mean of 2 seeds (0, 1)" in result.stdout
+    report = read_report(tmp_path / "out" / "report.json")
+    assert [row.control for row in report.controls] == ["random-init"]
+
+
+def test_a_control_that_does_not_exist(stackc: Invoke, small: Path, classifier: Path, tmp_path: Path) -> None:
+    result = stackc("run", small, "-m", classifier, "-o", tmp_path / "out", "--control", "lineer")
+    assert result.exit_code != 0
+    assert "did you mean 'linear'" in result.stderr
+    assert not (tmp_path / "out").exists()
