@@ -20,6 +20,11 @@ from stackc.transform import Transform, Weighted
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stackc.healing.latents import Hardened
+
+    #: What stages that train have left, by stage and tensor.
+    Healed = Mapping[int, Mapping[str, Hardened]]
+
 
 class EncodedTensor(NamedTuple):
     """Result of `encode_tensor`: for every stage the stack with the packers that were chosen, the packed planes and the
@@ -58,6 +63,10 @@ class Walker:
     moments : mapping, optional
         Second moments of layer inputs by tensor, for the calibrated stages; see `stackc.moments`. They follow the planes
         through the transforms that hand them on.
+    healed : mapping, optional
+        What stages that train have left of the tensors, by stage.
+    keep_inputs : bool
+        Whether ``inputs`` keeps what every transform was given, by path.
     """
 
     def __init__(
@@ -66,8 +75,14 @@ class Walker:
         x: Tensor,
         weights: Sequence[Tensor | None],
         moments: Mapping[str, Tensor] | None = None,
+        healed: Healed | None = None,
+        *,
+        keep_inputs: bool = False,
     ) -> None:
         self.plan = plan
+        self.inputs: dict[str, Tensor] = {}
+        self._keep_inputs = keep_inputs
+        self._healed = {stage: tensors[plan.name] for stage, tensors in (healed or {}).items() if plan.name in tensors}
         self.planes: dict[str, tuple[PlaneSpec, Tensor]] = {"": (plan.spec, x)}
         self._weights: list[dict[str, Tensor]] = [
             {"": known} if known is not None and step else {} for known, step in zip(weights, plan.steps, strict=True)
@@ -92,16 +107,31 @@ class Walker:
         return Weighted(self.planes[path][1], known.get(path))
 
     def apply(self, stage: int) -> None:
-        """Run the transforms of one stage."""
+        """Run the transforms of one stage, or take what it has trained."""
+        if stage in self._healed:
+            self._take(stage, self._healed[stage])
         for path, config in self.plan.steps[stage].items():
             if isinstance(config, Packer):
                 continue
             weights = self.weighted(stage, path).weights
             spec, x = self.planes.pop(path)
+            if self._keep_inputs:
+                self.inputs[path] = x
             with self.placed(stage, path, config):
                 made = encode_plane(config, x, spec, weights, self._moments.get(path))
             del x
             self._put(stage, path, config, made)
+
+    def _take(self, stage: int, trained: Hardened) -> None:
+        specs = {plane.path: plane.spec for plane in stored_planes(self.plan.stacks[stage], self.plan.spec)}
+        for path, spec in specs.items():
+            difference = spec.mismatch(trained.planes[path])
+            if difference is not None:
+                where = f"stages[{stage}] on {address(self.plan.name, path)}"
+                raise TensorError(f"{where} broke its plan: {difference}; this is a bug in it")
+        self.planes = {path: (spec, trained.planes[path]) for path, spec in specs.items()}
+        if self._keep_inputs:
+            self.inputs = dict(trained.inputs)
 
     def forks(self, stage: int, path: str, configs: Sequence[Transform]) -> Iterator[Walker]:
         """What this walker would be after each of several transforms of one plane; this one stays as it is.
@@ -170,6 +200,7 @@ def encode_tensor(
     weights: Sequence[Tensor | None],
     *,
     moments: Mapping[str, Tensor] | None = None,
+    healed: Healed | None = None,
     every_stage: bool = True,
     meter: MemoryMeter | None = None,
 ) -> EncodedTensor:
@@ -185,6 +216,8 @@ def encode_tensor(
         Row weights for each stage, or None.
     moments : mapping, optional
         Second moments of layer inputs by tensor.
+    healed : mapping, optional
+        What stages that train have left of the tensors, by stage.
     every_stage : bool
         Whether to pack also what each stage but the last leaves behind.
     meter : MemoryMeter, optional
@@ -195,7 +228,7 @@ def encode_tensor(
     TensorError
         If a transform refuses the data, with stage, tensor and plane.
     """
-    walker = Walker(plan, x, weights, moments)
+    walker = Walker(plan, x, weights, moments, healed)
     del x  # the walker drops it once a transform has split it
     packed: dict[tuple[str, Packer], tuple[Packer, bytes]] = {}
     stacks, stages, seconds = [], [], []
@@ -204,6 +237,8 @@ def encode_tensor(
         begin = time.perf_counter()
         with meter.during(str(index)) if meter else nullcontext():
             walker.apply(index)
+            if index in plan.trained:
+                packed.clear()
             stored = []
             for planned in stored_planes(stack, plan.spec) if every_stage or index == last else ():
                 key = (planned.path, planned.packer)

@@ -21,6 +21,8 @@ from stackc.artifact.writer import ArtifactWriter, temporary_name, writing
 from stackc.calibration import Calibration, calibration_batches
 from stackc.encode import EncodedTensor, encode_tensor, is_calibrated
 from stackc.errors import DataError, ModelError, PlanError, TensorError
+from stackc.healing.checkpoint import CheckpointFolder
+from stackc.healing.stage import Healing, check_heal, heal_stages
 from stackc.judge import Judge, prepare_judge
 from stackc.measure import decode_and_compare
 from stackc.meter import MemoryMeter
@@ -32,7 +34,7 @@ from stackc.progress import Progress
 from stackc.recipe.lock import lock_document, locked_choices, versions
 from stackc.recipe.recipe import Recipe
 from stackc.registry import find_packer
-from stackc.report import FileSummary, ModelSummary, Report, StageRow
+from stackc.report import FileSummary, HealingSummary, ModelSummary, Report, StageRow
 from stackc.row_weights import fingerprint, row_weights
 from stackc.settle import settle
 from stackc.spec import PlaneSpec
@@ -43,6 +45,8 @@ from stackc.transform import Transform
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stackc.encode import Healed
+    from stackc.healing.latents import Hardened
     from stackc.reference import Reference
     from stackc.tasks import Task
 
@@ -88,6 +92,8 @@ def compress_to_file(
     *,
     evaluate: bool = True,
     every_stage: bool = True,
+    teacher: Reference | None = None,
+    checkpoints: CheckpointFolder | None = None,
     progress: Progress | None = None,
 ) -> Compressed:
     """Run a recipe on a reference and write the artifact.
@@ -105,6 +111,10 @@ def compress_to_file(
     every_stage : bool
         Whether to write, decode and judge also the file that each earlier stage would leave. Without it the report has
         a row for the whole recipe only.
+    teacher : Reference, optional
+        What heal stages match that name no teacher of their own; the reference without it.
+    checkpoints : CheckpointFolder, optional
+        Where trainings are continued from, and where they write checkpoints; nowhere without it.
     progress : Progress, optional
         Told what is going on.
 
@@ -116,6 +126,7 @@ def compress_to_file(
     progress = progress or Progress()
     clock = _Clock()
     require_target(recipe)
+    check_heal(recipe)
     choices = locked_choices(recipe)
     plan = plan_recipe(recipe, reference.specs, reference.ties, choices)
     if "tokenizer" in recipe.bundle and not reference.tokenizer_files:
@@ -156,18 +167,44 @@ def compress_to_file(
                     progress=progress,
                 )
             )
+        healing = Healing(
+            reference,
+            teacher or reference,
+            task,
+            weights=weights,
+            moments=moments,
+            files=bundled,
+            checkpoints=checkpoints or CheckpointFolder(),
+            progress=progress,
+        )
         first = 0 if every_stage else len(plan.stages) - 1
         paths = [folder / f"{stage}.stackc" for stage in range(first, len(plan.stages))]
         locked = choices
-        while True:
+        healed: dict[int, Mapping[str, Hardened]] = {}
+        summaries: list[HealingSummary] = []
+        if allocation is not None or not heal_stages(recipe):
+            while True:
+                with clock.measure("settle"):
+                    made = locked if allocation is None else allocation.choices
+                    plan, choices = settle(plan, reference.tensor, weights, made, moments)
+                with clock.measure("encode"):
+                    encoded = _encode_model(plan, reference, weights, moments, healed, paths, progress)
+                with clock.measure("allocate"):
+                    if allocation is None or allocation.accept(encoded.file_bytes[-1]):
+                        break
+        if heal_stages(recipe):
+            for index in heal_stages(recipe):
+                with clock.measure("settle"):
+                    plan, choices = settle(plan, reference.tensor, weights, choices, moments, index, healed)
+                with clock.measure("heal"):
+                    result = healing.run(plan, index, healed)
+                healed[index] = result.tensors
+                choices[index] = {**choices.get(index, {}), **result.transforms}
+                summaries.append(result.summary)
             with clock.measure("settle"):
-                made = locked if allocation is None else allocation.choices
-                plan, choices = settle(plan, reference.tensor, weights, made, moments)
+                plan, choices = settle(plan, reference.tensor, weights, choices, moments, healed=healed)
             with clock.measure("encode"):
-                encoded = _encode_model(plan, reference, weights, moments, paths, progress)
-            with clock.measure("allocate"):
-                if allocation is None or allocation.accept(encoded.file_bytes[-1]):
-                    break
+                encoded = _encode_model(plan, reference, weights, moments, healed, paths, progress)
         for index, chosen in encoded.packers.items():
             choices.setdefault(index, {}).update(chosen)
         rows = _stage_rows(plan, reference, paths, encoded, judge, clock, progress)
@@ -199,6 +236,7 @@ def compress_to_file(
         seconds=clock.seconds,
         versions=versions(),
         notes=[*notes, *_lock_notes(recipe, digest)],
+        healing=summaries,
         allocation=allocation.summary(size) if allocation is not None else None,
     )
     lock = lock_document(
@@ -330,6 +368,7 @@ def _encode_model(
     reference: Reference,
     weights: Sequence[Tensor | None],
     moments: Mapping[str, Tensor],
+    healed: Healed,
     paths: Sequence[Path],
     progress: Progress,
 ) -> _Encoded:
@@ -355,6 +394,7 @@ def _encode_model(
                     reference.tensor(tensor.name),
                     weights,
                     moments=moments,
+                    healed=healed,
                     every_stage=first == 0,
                     meter=meter,
                 )

@@ -16,7 +16,8 @@ from stackc.patterns import is_literal, matches
 from stackc.recipe.recipe import Recipe, Stage
 from stackc.registry import find_packer
 from stackc.spec import PlaneSpec
-from stackc.stack import MAX_DEPTH, Branch, Leaf, Stack, join, replace
+from stackc.stack import MAX_DEPTH, Branch, Leaf, Stack, branches, join, replace, stored_planes, with_transforms
+from stackc.training import TrainingStage
 from stackc.transform import Transform
 
 #: ``{stage: {plane: settled transform}}``, planes written as ``tensor`` or ``tensor/path``.
@@ -34,7 +35,8 @@ class TensorPlan(NamedTuple):
     """What happens to one tensor.
 
     ``steps[i]`` holds the transforms and packers that stage ``i`` puts at which paths, ``stacks[i]`` the whole stack if
-    the recipe stopped after stage ``i``; open ends are closed with the default packer.
+    the recipe stopped after stage ``i``; open ends are closed with the default packer. ``trained`` are the stages that
+    train this tensor: they split nothing, but may settle transforms of the stack anew.
     """
 
     name: str
@@ -42,6 +44,7 @@ class TensorPlan(NamedTuple):
     spec: PlaneSpec
     steps: tuple[Mapping[str, Transform | Packer], ...]
     stacks: tuple[Stack, ...]
+    trained: frozenset[int] = frozenset()
 
 
 class StagePlan(NamedTuple):
@@ -78,6 +81,17 @@ class _Growing:
         self.default = default
         self.steps: list[dict[str, Transform | Packer]] = []
         self.stacks: list[Stack] = []
+        self.trained: set[int] = set()
+
+    def train(self, stage: int, transforms: Mapping[str, Transform | Packer]) -> None:
+        """Let a stage train this tensor; ``transforms`` by address are those that it has settled anew."""
+        self.trained.add(stage)
+        own = {path: transforms.get(address(self.names[0], path)) for path in branches(self.stack)}
+        changed = {path: config for path, config in own.items() if isinstance(config, Transform)}
+        if changed:
+            self.stack = with_transforms(self.stack, changed)
+            leaves = {plane.path: plane.spec for plane in stored_planes(self.stack, self.spec)}
+            self.open = {path: leaves[path] for path in self.open}
 
     def put(self, path: str, config: Transform | Packer, use: str) -> str | None:
         """Apply a transform or packer to an open plane; if it does not fit, say why and leave everything as it was."""
@@ -148,7 +162,9 @@ def plan_recipe(
     stages = tuple(
         _apply(stage, index, growing, (choices or {}).get(index, {})) for index, stage in enumerate(recipe.stages)
     )
-    tensors = tuple(TensorPlan(g.names[0], g.names, g.spec, tuple(g.steps), tuple(g.stacks)) for g in growing)
+    tensors = tuple(
+        TensorPlan(g.names[0], g.names, g.spec, tuple(g.steps), tuple(g.stacks), frozenset(g.trained)) for g in growing
+    )
     return Plan(recipe, tensors, stages)
 
 
@@ -168,6 +184,8 @@ class _Tried(NamedTuple):
 def _apply(
     stage: Stage, index: int, growing: Sequence[_Growing], choices: Mapping[str, Transform | Packer]
 ) -> StagePlan:
+    if isinstance(stage.config, TrainingStage):
+        return _train(stage, index, growing, choices)
     tried: list[_Tried] = []
     settled = True
     for tensor in growing:
@@ -176,6 +194,7 @@ def _apply(
             if not matches(stage.on, tensor.names, path):
                 continue
             config = choices.get(address(tensor.names[0], path), stage.config)
+            assert not isinstance(config, TrainingStage)
             refusal = tensor.put(path, config, f"stages[{index}] ({stage.use})")
             tried.append(_Tried(tensor, path, spec, refusal))
             if refusal is None and isinstance(config, Transform):
@@ -189,6 +208,26 @@ def _apply(
     return StagePlan(
         stage, len(tried) - len(skipped), tuple(Skipped(one.plane, one.refusal or "") for one in skipped), settled
     )
+
+
+def _train(
+    stage: Stage, index: int, growing: Sequence[_Growing], choices: Mapping[str, Transform | Packer]
+) -> StagePlan:
+    """A stage that trains tensors: it matches whole tensors of real numbers."""
+    matched = 0
+    for tensor in growing:
+        tensor.steps.append({})
+        if tensor.spec.is_real and matches(stage.on, tensor.names, ""):
+            tensor.train(index, choices)
+            matched += 1
+        tensor.stacks.append(tensor.stack)
+    if not matched and not stage.allow_empty:
+        on = f" on {', '.join(stage.on)}" if stage.on else ""
+        raise PlanError(
+            f"stages[{index}] ({stage.use}){on} matches no tensor of real numbers; it trains whole tensors, so 'on' names "
+            "tensors and no planes; 'stackc check' lists the tensors"
+        )
+    return StagePlan(stage, matched, (), True)
 
 
 def _require_named(stage: Stage, index: int, growing: Sequence[_Growing], tried: Sequence[_Tried]) -> None:

@@ -23,12 +23,14 @@ from typing import Any, NamedTuple, TypeGuard
 from stackc.errors import DependencyError, RecipeError
 from stackc.nearest import nearest
 from stackc.packer import Packer
+from stackc.training import TrainingStage
 from stackc.transform import Transform
 
-StageClass = type[Transform] | type[Packer]
+FormatClass = type[Transform] | type[Packer]
+StageClass = FormatClass | type[TrainingStage]
 
 _BUILT_IN = "stackc"
-_GROUPS = ("stackc.transforms", "stackc.packers")
+_GROUPS = ("stackc.transforms", "stackc.packers", "stackc.training")
 
 #: Packages known to provide a stage that is not installed.
 KNOWN_PROVIDERS: Mapping[str, str] = {}
@@ -150,7 +152,7 @@ def find_packer(name: str, **fields: Any) -> Packer:
     return entry.stage(**{**entry.fields, **fields})
 
 
-def find_format(name: str, version: int) -> StageClass:
+def find_format(name: str, version: int) -> FormatClass:
     """The class that decodes the frozen format ``name@version`` of an artifact.
 
     All entry points called ``name`` or ``name@version`` are candidates, whether or not recipes can name them.
@@ -170,19 +172,21 @@ def find_format(name: str, version: int) -> StageClass:
             except DependencyError as error:
                 unusable = unusable or error
                 continue
-            if (stage.name, stage.version) == (name, version):
+            if not issubclass(stage, TrainingStage) and (stage.name, stage.version) == (name, version):
                 return stage
-    classes: dict[StageClass, EntryPoint] = {}
+    classes: dict[FormatClass, EntryPoint] = {}
     for point in (point for key in keys for point in _providers().get(key, ())):
         try:
-            classes.setdefault(_load(point).stage, point)
+            stage = _load(point).stage
         except DependencyError:
             continue  # one that stands in the way of the answer is in ``unusable``
-    fitting = [point for stage, point in classes.items() if (stage.name, stage.version) == (name, version)]
+        if not issubclass(stage, TrainingStage):  # which leaves nothing in a file
+            classes.setdefault(stage, point)
+    fitting = {stage: point for stage, point in classes.items() if (stage.name, stage.version) == (name, version)}
     if len(fitting) > 1:
-        raise DependencyError(_conflict(f"the format {name}@{version}, which the file needs,", fitting))
+        raise DependencyError(_conflict(f"the format {name}@{version}, which the file needs,", list(fitting.values())))
     if fitting:
-        return _load(fitting[0]).stage
+        return next(iter(fitting))
     versions = sorted({stage.version for stage in classes if stage.name == name})
     if versions:
         listed = " and ".join(map(str, versions))
@@ -256,4 +260,4 @@ def _problem(point: EntryPoint, value: object) -> str | None:
 
 
 def _is_stage(value: object) -> TypeGuard[StageClass]:
-    return isinstance(value, type) and issubclass(value, Transform | Packer)
+    return isinstance(value, type) and issubclass(value, Transform | Packer | TrainingStage)

@@ -14,6 +14,8 @@ from stackc.transform import Transform, Weighted
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stackc.encode import Healed
+
 #: Loads one tensor by its first name.
 Load = Callable[[str], "Tensor"]
 
@@ -31,6 +33,7 @@ class _LazyPlanes(Mapping[str, Weighted]):
         load: Load,
         weights: Sequence[Tensor | None],
         moments: Mapping[str, Tensor] | None,
+        healed: Healed | None,
     ) -> None:
         self.given: str | None = None
         self._places = places
@@ -38,11 +41,12 @@ class _LazyPlanes(Mapping[str, Weighted]):
         self._load = load
         self._weights = weights
         self._moments = moments
+        self._healed = healed
 
     def __getitem__(self, plane: str) -> Weighted:
         tensor, path = self._places[plane]
         self.given = None
-        walker = Walker(tensor, self._load(tensor.name), self._weights, self._moments)
+        walker = Walker(tensor, self._load(tensor.name), self._weights, self._moments, self._healed)
         for before in range(self._stage):
             walker.apply(before)
         weighted = walker.weighted(self._stage, path)
@@ -63,6 +67,7 @@ def settle(
     choices: Choices | None = None,
     moments: Mapping[str, Tensor] | None = None,
     until: int | None = None,
+    healed: Healed | None = None,
 ) -> tuple[Plan, dict[int, dict[str, Transform | Packer]]]:
     """Settle every stage of a plan, in order, and plan again with what was chosen.
 
@@ -80,6 +85,8 @@ def settle(
         Second moments of layer inputs by tensor, for calibrated stages.
     until : int, optional
         Settle the stages before this one only.
+    healed : mapping, optional
+        What stages that train have left of the tensors, by stage.
 
     Returns
     -------
@@ -101,7 +108,7 @@ def settle(
             continue
         plan = plan_recipe(plan.recipe, specs, ties, made)
         places = {address(tensor.name, path): (tensor, path) for tensor, path, _ in planes_of_stage(plan, index)}
-        planes = _LazyPlanes(places, index, load, weights, moments)
+        planes = _LazyPlanes(places, index, load, weights, moments, healed)
         try:
             made[index] = dict(stage.stage.config.settle(planes))
         except StackcError as error:

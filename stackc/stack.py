@@ -234,6 +234,29 @@ def replace(stack: Stack, path: str, node: Stack) -> Stack:
     return Branch(stack.transform, {**stack.planes, head: replace(stack.planes[head], rest, node)})
 
 
+def with_transforms(stack: Stack, transforms: Mapping[str, Transform], path: str = "") -> Stack:
+    """The same tree with other transforms at some paths, which make the same planes."""
+    if isinstance(stack, Leaf) or not transforms:
+        return stack
+    planes = {plane: with_transforms(child, transforms, join(path, plane)) for plane, child in stack.planes.items()}
+    return Branch(transforms.get(path, stack.transform), planes)
+
+
+def branches(stack: Stack, path: str = "") -> list[str]:
+    """Paths of the planes that a tree splits, from the root down.
+
+    Examples
+    --------
+    >>> from stackc.registry import find_packer
+    >>> branches(Leaf(find_packer("raw")))
+    []
+    """
+    if isinstance(stack, Leaf):
+        return []
+    below = [found for plane, child in stack.planes.items() for found in branches(child, join(path, plane))]
+    return [path, *below]
+
+
 def packer_at(stack: Stack, path: str) -> Packer:
     """The packer of the leaf at a path.
 

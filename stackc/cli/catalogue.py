@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -13,6 +13,7 @@ from stackc.packer import Packer
 from stackc.recipe.schema import Schema, fields_of, summary_of, task_types
 from stackc.registry import Entry, find, names, shadowed
 from stackc.spec import PlaneSpec
+from stackc.training import TrainingStage
 from stackc.transform import Transform
 
 #: Planes that a stage is tried on, to say what it takes.
@@ -111,13 +112,13 @@ def _stage(name: str) -> ListedStage:
 def _usable_stage(name: str, entry: Entry) -> ListedStage:
     preset = ", ".join(f"{key}: {value}" for key, value in entry.fields.items())
     summary = f"{entry.stage.name} with {preset}" if preset else summary_of(entry.stage)
-    sample = _sample(entry)
+    sample = None if issubclass(entry.stage, TrainingStage) else _sample(entry)
     return ListedStage(
         name=name,
         kind=_kind(entry),
         summary=summary,
         parameters=_parameters(entry.stage, frozenset(entry.fields)),
-        accepts=_accepts(sample),
+        accepts="real tensors" if issubclass(entry.stage, TrainingStage) else _accepts(sample),
         planes=_planes(sample),
     )
 
@@ -125,6 +126,8 @@ def _usable_stage(name: str, entry: Entry) -> ListedStage:
 def _kind(entry: Entry) -> str:
     if issubclass(entry.stage, Packer):
         return "packer, exact"
+    if issubclass(entry.stage, TrainingStage):
+        return "training"
     return "transform, lossless" if entry.stage.lossless else "transform, lossy"
 
 
@@ -198,7 +201,7 @@ def _sample(entry: Entry) -> Transform | Packer | None:
     """Some legal value of a stage, to ask what it takes; None if guessing does not find one."""
     for fields in _candidates(entry):
         try:
-            return msgspec.convert(dict(entry.fields) | fields, entry.stage)
+            return cast("Transform | Packer", msgspec.convert(dict(entry.fields) | fields, entry.stage))
         except msgspec.ValidationError:
             continue
     return None

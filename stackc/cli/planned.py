@@ -12,6 +12,7 @@ from stackc.packer import Packer
 from stackc.plan import Plan, TensorPlan, address, planes_of_stage
 from stackc.spec import PlaneSpec
 from stackc.stack import Leaf, Stack, describe, stored_planes
+from stackc.training import TrainingStage
 from stackc.transform import Transform
 
 #: How the planes of a stage are called that are whole tensors.
@@ -105,7 +106,7 @@ def checked(plan: Plan, *, model: str, task: str) -> CheckedRecipe:
         upper_bound=not plan.settled,
         stages=[_stage(plan, index) for index in range(len(plan.stages))],
         tensors=[_tensor(tensor) for tensor in plan.tensors],
-        untouched=[tensor.name for tensor in plan.tensors if not any(tensor.steps)],
+        untouched=[tensor.name for tensor in plan.tensors if not any(tensor.steps) and not tensor.trained],
         controls=list(plan.recipe.controls),
         seeds=plan.recipe.seeds,
     )
@@ -130,7 +131,7 @@ def _stage(plan: Plan, index: int) -> CheckedStage:
     )
 
 
-def _changed(config: Transform | Packer) -> dict[str, Any]:
+def _changed(config: Transform | Packer | TrainingStage) -> dict[str, Any]:
     fields = msgspec.structs.fields(type(config))
     return {f.name: getattr(config, f.name) for f in fields if getattr(config, f.name) != f.default}
 

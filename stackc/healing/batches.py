@@ -96,6 +96,13 @@ class Batches:
         epoch, place = divmod(step, len(self))
         return self._batch(self._order(epoch)[place * self._size : (place + 1) * self._size])
 
+    def met(self, steps: int) -> list[int]:
+        """Numbers of the rows in the first so many batches, ascending."""
+        parts = [
+            self._order(epoch)[: (steps - epoch * len(self)) * self._size] for epoch in range(-(-steps // len(self)))
+        ]
+        return numpy.unique(numpy.concatenate(parts)).tolist() if parts else []
+
     def in_order(self) -> Iterator[Batch]:
         """Every row once, longest first, for evaluation."""
         order = numpy.argsort(-self._rows.lengths, kind="stable")

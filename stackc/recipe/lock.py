@@ -17,10 +17,11 @@ from stackc.packer import Packer
 from stackc.recipe.document import dump_document
 from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
 from stackc.registry import find
+from stackc.training import TrainingStage
 from stackc.transform import Transform, config_fields
 
 #: Packages whose version can change a result.
-_PACKAGES = ("stackc", "torch", "numpy", "zstandard", "constriction", "numba", "transformers")
+_PACKAGES = ("stackc", "torch", "numpy", "zstandard", "constriction", "numba", "transformers", "accelerate")
 
 _HEAD = "# Written by stackc: a recipe with nothing left to choose. Running it gives the same bytes.\n"
 
@@ -59,7 +60,7 @@ def settings_fingerprint(recipe: Recipe) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _fields(config: Transform | Packer) -> dict[str, Any]:
+def _fields(config: Transform | Packer | TrainingStage) -> dict[str, Any]:
     return config_fields(config) if isinstance(config, Transform) else msgspec.to_builtins(config)
 
 

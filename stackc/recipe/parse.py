@@ -17,6 +17,7 @@ from stackc.packer import Packer
 from stackc.recipe.document import Document, Path_, read_document
 from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
 from stackc.registry import find
+from stackc.training import TrainingStage
 
 #: Keys of a stage that belong to the framework; all others are fields of the stage's class.
 STAGE_KEYS = ("use", "on", "allow_empty", "weights")
@@ -197,6 +198,8 @@ def _parse_stage(document: Document, path: Path_, value: Any) -> Stage:
             )
         config[key] = item
     weights = _typed(document, (*path, "weights"), value.get("weights"), str | None)
+    if weights is not None and issubclass(entry.stage, TrainingStage):
+        raise RecipeError(f"{document.where((*path, 'weights'))}: {use} has no use for row weights; remove them")
     if weights is not None and issubclass(entry.stage, Packer):
         raise RecipeError(
             f"{document.where((*path, 'weights'))}: {use} is a packer and loses nothing, so row weights mean nothing to it; "

@@ -11,6 +11,7 @@ from stackc.calibration import DEFAULT_ROWS
 from stackc.controls import ControlName
 from stackc.packer import Packer
 from stackc.registry import find
+from stackc.training import TrainingStage
 from stackc.transform import Transform
 
 RECIPE_FORMAT = 1
@@ -23,7 +24,7 @@ class Stage(msgspec.Struct, frozen=True):
     ----------
     use : str
         Name as typed (``int8``), for the report.
-    config : Transform or Packer
+    config : Transform, Packer or TrainingStage
         The value that the name and the keys stand for.
     on : tuple of str
         Globs over ``tensor`` or ``tensor/plane``; those that begin with ``!`` exclude. Empty: every plane that fits.
@@ -34,10 +35,15 @@ class Stage(msgspec.Struct, frozen=True):
     """
 
     use: str
-    config: Transform | Packer
+    config: Transform | Packer | TrainingStage
     on: tuple[str, ...] = ()
     allow_empty: bool = False
     weights: str | None = None
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the stage trains planes instead of splitting them."""
+        return isinstance(self.config, TrainingStage)
 
     @property
     def is_packer(self) -> bool:

@@ -1,0 +1,347 @@
+"""One heal stage of a run: from the planes of the stages before it to planes that were trained."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stackc.artifact.writer import ArtifactWriter
+from stackc.calibration import named_weights
+from stackc.encode import Walker
+from stackc.errors import DataError, ModelError, PlanError, RecipeError
+from stackc.healing.batches import Batches
+from stackc.healing.checkpoint import CheckpointFolder
+from stackc.healing.latents import Hardened, Start, TrainedTensor
+from stackc.healing.memory import keep_freed_memory
+from stackc.healing.price import Size
+from stackc.healing.settings import Heal
+from stackc.healing.student import Student
+from stackc.healing.teacher import teacher_logits
+from stackc.healing.texts import TrainingTexts, check_sources, training_texts
+from stackc.healing.train import Rows, Trained, Training
+from stackc.lazy import torch
+from stackc.parallel import map_ordered
+from stackc.plan import Plan, TensorPlan, address
+from stackc.progress import Progress
+from stackc.recipe.lock import settings_fingerprint, versions
+from stackc.recipe.recipe import Recipe
+from stackc.reference import open_reference
+from stackc.report import HealingSummary
+from stackc.stack import join, stored_planes, with_transforms
+from stackc.transform import Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stackc.reference import Reference
+    from stackc.tasks import Task
+
+
+class Healed(NamedTuple):
+    """What a heal stage leaves: what is stored of every trained tensor, and how it went."""
+
+    tensors: dict[str, Hardened]
+    summary: HealingSummary
+
+    @property
+    def transforms(self) -> dict[str, Transform]:
+        """Transforms that were settled anew, by the address of the plane that they split."""
+        return {
+            address(name, path): transform
+            for name, hardened in self.tensors.items()
+            for path, transform in hardened.transforms.items()
+        }
+
+
+def heal_stages(recipe: Recipe) -> list[int]:
+    """Numbers of the stages that heal."""
+    return [index for index, stage in enumerate(recipe.stages) if isinstance(stage.config, Heal)]
+
+
+def check_heal(recipe: Recipe) -> None:
+    """Find out cheaply whether what the heal stages of a recipe need can be there.
+
+    Raises
+    ------
+    DataError, DependencyError
+        If a source of text is missing or not known.
+    RecipeError
+        If a size is aimed at that the stage cannot know.
+    """
+    for index in heal_stages(recipe):
+        heal = _settings(recipe, index)
+        where = f"stages[{index}] (heal)"
+        try:
+            check_sources(heal.data)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        later = [stage.use for stage in recipe.stages[index + 1 :] if not stage.is_packer]
+        if heal.bytes is not None and later:
+            raise RecipeError(
+                f"{where}: 'bytes' aims at the size of the file, which is not known while {later[0]} comes after it; put only "
+                "packers after it, or give 'rate', a price of bits"
+            )
+
+
+class Healing:
+    """Everything that the heal stages of one run share.
+
+    Parameters
+    ----------
+    reference : Reference
+        The uncompressed model that the stack was made of.
+    teacher : Reference
+        Whose answers are matched where a stage names no teacher.
+    task : Task
+        Gives training rows.
+    weights, moments
+        Row weights by stage and second moments by tensor, for walking through the stages before.
+    files : mapping
+        Contents of the files that are bundled.
+    checkpoints : CheckpointFolder
+        Where trainings are continued from.
+    progress : Progress
+        Told what is going on.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        teacher: Reference,
+        task: Task,
+        *,
+        weights: Sequence[Tensor | None],
+        moments: Mapping[str, Tensor],
+        files: Mapping[str, bytes],
+        checkpoints: CheckpointFolder,
+        progress: Progress,
+    ) -> None:
+        self._reference = reference
+        self._teacher = teacher
+        self._task = task
+        self._weights = weights
+        self._moments = moments
+        self._files = files
+        self._checkpoints = checkpoints
+        self._progress = progress
+
+    def run(self, plan: Plan, index: int, healed: Mapping[int, Mapping[str, Hardened]]) -> Healed:
+        """Train at one stage of a plan that is settled up to it.
+
+        Parameters
+        ----------
+        plan : Plan
+            Of the recipe.
+        index : int
+            The stage.
+        healed : mapping
+            Results of the heal stages before, by stage.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to train on.
+        ModelError
+            If the model or the teacher does not run, or their classes differ.
+        """
+        keep_freed_memory()
+        heal = _settings(plan.recipe, index)
+        accelerator = _accelerator(heal, index)
+        starts = {tensor.name: self._start(tensor, index, healed) for tensor in plan.tensors if index in tensor.trained}
+        model = self._reference.build().float().to(accelerator.device)
+        places = named_weights(model, self._reference)
+        tensors = {
+            tensor.name: TrainedTensor(
+                tensor.stacks[index], tensor.spec, starts[tensor.name], heal.latent, accelerator.device
+            )
+            for tensor in plan.tensors
+            if tensor.name in starts and tensor.name in places
+        }
+        if not tensors:
+            raise PlanError(f"stages[{index}] (heal): none of the tensors that it matches is a parameter of the model")
+        measure = _Measure(plan, index, self, healed, tensors)
+        with torch.no_grad():
+            for tensor in plan.tensors:
+                if tensor.name in places and tensor.name not in tensors:
+                    value = self._start(tensor, index, healed).value(tensor.stacks[index], tensor.spec, "")
+                    places[tensor.name].copy_(value)
+        student = Student(model, places, tensors)
+        teacher = self._teacher if heal.teacher is None else open_reference(heal.teacher)
+        texts = training_texts(self._task, heal.data, heal.rows, heal.holdout)
+        rows = self._rows(texts.texts, teacher, plan.recipe.seed, heal, heal.total_steps(len(texts.texts)))
+        held_out = self._rows(texts.held_out, teacher, plan.recipe.seed, heal)
+        _require_classes(model, rows.logits, teacher, index)
+        training = Training(
+            heal,
+            student,
+            tensors,
+            rows=rows,
+            held_out=held_out,
+            measure=measure if measure.possible else None,
+            reference=self._reference.build().float().to(accelerator.device) if heal.hidden else None,
+            accelerator=accelerator,
+            checkpoints=self._checkpoints.of_stage(index, self._identity(plan.recipe, index, teacher, texts)),
+        )
+        trained = training.run(self._progress)
+        hardened = {name: tensor.harden() for name, tensor in tensors.items()}
+        return Healed(hardened, self._summary(heal, index, teacher, texts, trained, training, measure))
+
+    def walker(self, tensor: TensorPlan, healed: Mapping[int, Mapping[str, Hardened]]) -> Walker:
+        """A walk through the stages of one tensor."""
+        x = self._reference.tensor(tensor.name)
+        return Walker(tensor, x, self._weights, self._moments, healed, keep_inputs=True)
+
+    @property
+    def reference(self) -> Reference:
+        """The uncompressed model."""
+        return self._reference
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Contents of bundled files."""
+        return self._files
+
+    def _start(self, tensor: TensorPlan, index: int, healed: Mapping[int, Mapping[str, Hardened]]) -> Start:
+        walker = self.walker(tensor, healed)
+        for stage in range(index):
+            walker.apply(stage)
+        return Start({path: plane for path, (_, plane) in walker.planes.items()}, walker.inputs)
+
+    def _rows(self, texts: Sequence[str], teacher: Reference, seed: int, heal: Heal, steps: int | None = None) -> Rows:
+        """Rows with the teacher's logits, those that are met in so many steps at least."""
+        tokenizer = self._reference.tokenizer()
+        pad = getattr(tokenizer, "pad_token_id", None) or 0
+        batches = Batches(self._task.token_ids(texts, tokenizer), heal.batch_size, pad, seed)
+        # A short training meets few of the rows, and asking the teacher is what takes long.
+        met = range(len(texts)) if steps is None or steps >= len(batches) else batches.met(steps)
+        asked = [texts[row] for row in met]
+        labelled = teacher_logits(
+            teacher, self._task.token_ids(asked, teacher.tokenizer()), progress=self._progress
+        ).logits
+        logits = torch.zeros(len(texts), labelled.shape[1])
+        logits[torch.tensor(met)] = labelled
+        return Rows(batches, logits)
+
+    def _identity(self, recipe: Recipe, index: int, teacher: Reference, texts: TrainingTexts) -> dict[str, Any]:
+        return {
+            "stage": index,
+            "settings": settings_fingerprint(recipe),
+            "reference": self._reference.fingerprint(),
+            "teacher": teacher.fingerprint(),
+            "texts": texts.fingerprint,
+            "versions": versions(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def _summary(
+        self,
+        heal: Heal,
+        index: int,
+        teacher: Reference,
+        texts: TrainingTexts,
+        trained: Trained,
+        training: Training,
+        measure: _Measure,
+    ) -> HealingSummary:
+        estimated, packed = training.estimate(measure() if measure.possible and training.prices_bits else None)
+        return HealingSummary(
+            stage=index,
+            latent=heal.latent,
+            teacher=teacher.source,
+            stronger_teacher=teacher.fingerprint() != self._reference.fingerprint(),
+            rows=len(texts.texts),
+            held_out=len(texts.held_out),
+            dropped=texts.dropped,
+            sources=[source.name for source in texts.sources],
+            steps=trained.steps,
+            best_step=trained.best_step,
+            seconds=trained.seconds,
+            estimated_bytes=estimated,
+            packed_bytes=packed,
+            price=trained.price,
+            curve=trained.curve,
+        )
+
+
+class _Measure:
+    """Packs all tensors as they are now with the packers of the stages that follow, to know the size of the file."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        index: int,
+        healing: Healing,
+        healed: Mapping[int, Mapping[str, Hardened]],
+        tensors: Mapping[str, TrainedTensor],
+    ) -> None:
+        self._plan = plan
+        self._healing = healing
+        self._tensors = tensors
+        self._others: dict[str, dict[str, Tensor]] = {}
+        self.possible = all(stage.stage.is_packer for stage in plan.stages[index + 1 :])
+        if self.possible:
+            for tensor in plan.tensors:
+                if tensor.name not in tensors:
+                    walker = healing.walker(tensor, healed)
+                    for stage in range(len(tensor.steps)):
+                        walker.apply(stage)
+                    self._others[tensor.name] = {path: plane for path, (_, plane) in walker.planes.items()}
+
+    def __call__(self) -> Size:
+        """The size of the file if training ended here."""
+        reference = self._healing.reference
+
+        def pack(tensor: TensorPlan) -> tuple[TensorPlan, Any, list[bytes], dict[str, int]]:
+            stack, planes = tensor.stacks[-1], self._others.get(tensor.name)
+            if planes is None:
+                hardened = self._tensors[tensor.name].harden()
+                stack, planes = with_transforms(stack, hardened.transforms), hardened.planes
+            packed, priced = [], {}
+            for stored in stored_planes(stack, tensor.spec):
+                data = stored.packer.choose(planes[stored.path], stored.spec)[1]
+                packed.append(data)
+                if not stored.spec.is_real and not stored.side and tensor.name in self._tensors:
+                    priced[join(tensor.name, stored.path)] = len(data)
+            return tensor, stack, packed, priced
+
+        sizes: dict[str, int] = {}
+        with (
+            tempfile.TemporaryDirectory(prefix="stackc-heal-") as folder,
+            ArtifactWriter(Path(folder) / "size", reference.kind, reference.config) as writer,
+        ):
+            for tensor, stack, packed, priced in map_ordered(pack, self._plan.tensors):
+                writer.add(tensor.names, tensor.spec, stack, packed)
+                sizes |= priced
+            return Size(writer.projected_bytes(self._healing.files), sizes)
+
+
+def _settings(recipe: Recipe, index: int) -> Heal:
+    config = recipe.stages[index].config
+    assert isinstance(config, Heal)
+    return config
+
+
+def _accelerator(heal: Heal, index: int) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[heal.precision]
+    AcceleratorState._reset_state(True)  # else the precision of an earlier stage would be kept
+    try:
+        return Accelerator(mixed_precision=precision)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"stages[{index}] (heal): precision: {heal.precision} is not to be had here ({' '.join(str(error).split())}); "
+            "float32 works everywhere"
+        ) from error
+
+
+def _require_classes(model: Any, logits: Tensor, teacher: Reference, index: int) -> None:
+    classes = getattr(getattr(model, "config", None), "num_labels", logits.shape[1])
+    if classes != logits.shape[1]:
+        raise ModelError(
+            f"stages[{index}] (heal): the teacher {teacher.source} has {logits.shape[1]} classes, the model {classes}; "
+            "choose a teacher of the same task"
+        )
