@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from stackc.reference import open_reference
 from stackc.tasks import find_task
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the teacher's answers out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STACKC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -28,5 +36,4 @@ def own_task(tiny_model: Path, reviews: Path, tmp_path_factory: pytest.TempPathF
             writer = csv.writer(file, delimiter="\t")
             writer.writerow(("sentence", "label"))
             writer.writerows(zip(texts, answers.tolist(), strict=True))
-    torch.manual_seed(0)
     return {"name": "text-classification", "data": str(folder / "dev.tsv"), "train": str(folder / "train.tsv")}
