@@ -260,6 +260,7 @@ def summary_lines(report: Report) -> list[str]:
         lines.append(_allocation_line(report.allocation))
     lines += healing_lines(report)
     lines.append(_verdict_line(report))
+    lines += _closeness_lines(report.final.score)
     lines += control_lines(report)
     lines += seed_lines(report)
     return [*lines, *(f"note: {printable(note)}" for note in report.notes)]
@@ -384,3 +385,17 @@ def _verdict_line(report: Report) -> str:
         return f"not evaluated on a task; relative weight error {three_digits(report.final.weight_error)}"
     was = metric_text(reference.metric, reference.value)
     return f"{score_sentence(score)}, reference {was}: {score.verdict}"
+
+
+def _closeness_lines(score: Score | None) -> list[str]:
+    """How close the model is to its reference in what one number of retention hides; nothing where nothing is defined."""
+    if score is None:
+        return []
+    parts = []
+    if score.skill_retention is not None:
+        parts.append(f"{percent_text(score.skill_retention)} % of the reference's advantage over the majority is kept")
+    if score.agreement is not None:
+        parts.append(f"both agree on {percent_text(score.agreement)} % of the rows")
+    if score.kl is not None:
+        parts.append(f"divergence (KL) {three_digits(score.kl)} nats per row")
+    return [", ".join(parts)] if parts else []

@@ -152,3 +152,16 @@ def test_a_sparkline_keeps_ends_and_order(values: list[float], width: int) -> No
 
 def test_a_sparkline_shows_what_is_not_finite() -> None:
     assert sparkline([1.0, float("nan"), 0.0, float("inf")]) == "█?▁?"
+
+
+def test_what_retention_hides_is_said() -> None:
+    row = msgspec.structs.replace(
+        REPORT.final, score=score(0.8, skill_retention=0.909, agreement=0.943, kl=0.0321, verdict="keeps")
+    )
+    lines = summary_lines(msgspec.structs.replace(REPORT, stages=[*REPORT.stages[:-1], row]))
+    assert (
+        "90.9 % of the reference's advantage over the majority is kept, both agree on 94.3 % of the rows, "
+        "divergence (KL) 0.0321 nats per row"
+    ) in lines
+    bare = msgspec.structs.replace(row, score=score(0.8, verdict="keeps"))
+    assert not any("agree" in line for line in summary_lines(msgspec.structs.replace(REPORT, stages=[bare])))

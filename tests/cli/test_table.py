@@ -202,7 +202,7 @@ def test_bytes_add_up_on_the_screen(width: int) -> None:
 
 
 def test_summary_in_words() -> None:
-    first, second, tokenizer, verdict, note = summary_lines(REPORT)
+    first, second, tokenizer, verdict, closeness, note = summary_lines(REPORT)
     assert first == (
         "model.stackc: 250,000 bytes (250 kB), 70.2 times smaller than demo/bert-tiny-reviews (17,548,312 bytes)"
     )
@@ -211,6 +211,7 @@ def test_summary_in_words() -> None:
     assert verdict.startswith(
         "accuracy 80.0 % (95 % interval 75.0 to 85.0 %, 872 rows), reference 83.0 %: keeps 96.4 %"
     )
+    assert closeness == "both agree on 94.3 % of the rows"
     assert note == "note: the lock was written with torch 1.0"
 
 
