@@ -1,7 +1,7 @@
 """Seed assembly: what it stores of a model, and the weights that its decoder begins to train from.
 
-Stored are principal components (the recipe ``claim/assembly``) and two numbers for each tensor, its mean and its standard
-deviation. The decoder rebuilds the matrices, moves each to the stored mean and standard deviation, and trains on.
+Stored are principal components (the recipe ``claim/assembly``) and two numbers for each tensor, its mean and its
+standard deviation. The decoder rebuilds the matrices, moves each to the stored mean and standard deviation, and trains on.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def initial_weights(
 
 
 def with_untrained_head(reference: Reference, seed: int) -> nn.Module:
-    """The reference with a new classifier: normal weights of the config's width, no bias, as transformers begins with."""
+    """The reference with a new classifier: normal weights of the config's width, as in transformers."""
     model = reference.build()
     generator = torch.Generator().manual_seed(seed)
     head = model.get_submodule("classifier")

@@ -119,8 +119,8 @@ def heads(results: Row) -> list[str]:
     return [
         "## The stacks beside untrained heads",
         "",
-        f"The reference is the trained encoder with a new head that nobody trained; {len(seeds)} heads, mean and standard",
-        "deviation, from the lowest to the highest end of their 95 % intervals. Nothing was trained.",
+        f"The reference is the trained encoder with a new head that nobody trained; {len(seeds)} heads, mean and",
+        "standard deviation, from the lowest to the highest end of their 95 % intervals. Nothing was trained.",
         "",
         *table(
             ["", f"accuracy, {first} rows", "retention %", f"accuracy, {everything} rows", "retention %"],
@@ -189,6 +189,7 @@ def ablation(results: Row) -> list[str]:
                 *(over_seeds(part) for part in scores),
                 f"{chosen[0]['rate']:g}",
                 kept_over_seeds(scores[2]),
+                spread([score["skill_retention"] for score in scores[2]]),
             ]
         )
         if arm != "neither":
@@ -215,8 +216,9 @@ def ablation(results: Row) -> list[str]:
     return [
         "## Ablation: what the stored part is worth",
         "",
-        f"All {results['data']['rows']} rows; accuracy is mean and standard deviation over seeds, from the lowest to the highest",
-        'end of their 95 % intervals. "Charged" adds the rows that decode time trains on, which have to travel with the file.',
+        f"All {results['data']['rows']} rows; accuracy is mean and standard deviation over seeds, from the lowest",
+        'to the highest end of their 95 % intervals. "Charged" adds the rows that decode time trains on,',
+        "which have to travel with the file.",
         '"Neither" stores the architecture alone and begins with random weights.',
         "",
         *table(
@@ -230,12 +232,13 @@ def ablation(results: Row) -> list[str]:
                 "trained, own rate",
                 "own rate",
                 "retention %, own rate",
+                "skill kept %, own rate",
             ],
             body,
         ),
         "",
-        "Points ahead of random weights with the same rows and the same training, seed by seed, and in how many seeds an exact",
-        "McNemar test finds a difference (p < 0.05):",
+        "Points ahead of random weights with the same rows and the same training, seed by seed, and in how many",
+        "seeds an exact McNemar test finds a difference (p < 0.05):",
         "",
         *table(["begins with", f"rate {settings['usual rate']:g}", "", "own rate", ""], against),
         "",
@@ -256,8 +259,8 @@ def choice(results: Row) -> list[str]:
     return [
         "## How the rates were chosen",
         "",
-        f"Accuracy on {results['held out']['rows']} rows held out of the training file, mean over {len(found[0]['accuracies'])} seeds that are",
-        "not reported. The trained reference has seen these rows, so figures of what comes from it are too high here.",
+        f"Accuracy on {results['held out']['rows']} rows held out of the training file, mean over",
+        f"{len(found[0]['accuracies'])} seeds that are not reported. The trained reference has seen these rows, so figures of what comes from it are too high here.",
         "",
         *table(["begins with", *(f"rate {rate:g}" for rate in rates)], body),
         "",
@@ -273,7 +276,7 @@ def decode_time_rows(results: Row) -> list[str]:
     return [
         "## Data that decoding needs",
         "",
-        "The rows of each seed, as text and packed with zstd -22. `results.json` lists their lines in the training file.",
+        "The rows of each seed, as text and packed with zstd -22. `results.json` lists their lines in the file.",
         "",
         *table(["seed", "bytes", "charged bytes", "sha256"], body),
     ]

@@ -1,9 +1,9 @@
-"""The claim's table, replayed: original, gzip, int8, prune 50 % and seed assembly, against references that mean something.
+"""The claim's table, replayed: original, gzip, int8, prune 50 % and seed assembly, against trained references.
 
     python benchmarks/claim/run.py --model bert-tiny-sst2 --data dev.tsv --train train.tsv [--output benchmarks/claim]
 
-Writes ``results.json`` and ``results.md``. README.md in this folder says what each part is. Learning rates are chosen on
-rows held out of the training file; the evaluated file is touched by the reported models only.
+Writes ``results.json`` and ``results.md``. README.md in this folder says what each part is. Learning rates are chosen
+on rows held out of the training file; the evaluated file is touched by the reported models only.
 """
 
 from __future__ import annotations

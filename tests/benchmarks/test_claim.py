@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 import stackc
 from stackc.reference import open_reference
+from stackc.statistics import wilson_interval
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "claim"
 MODULES = ("assembly", "decode_time", "claim_table")
@@ -168,3 +170,32 @@ def test_a_whole_replay(claim, tiny_model: Path, reviews: Path, tmp_path, monkey
 def test_the_published_page_is_that_of_the_published_figures(claim) -> None:
     results = json.loads((FOLDER / "results.json").read_text())
     assert claim["claim_table"].page(results) == (FOLDER / "results.md").read_text()
+
+
+def test_figures_of_the_page_are_the_measured_ones() -> None:
+    root = FOLDER.parents[1]
+    text, measured = (root / "docs" / "claim.md").read_text(), (FOLDER / "results.md").read_text()
+    figures = re.findall(r"\d[\d.]*(?: ± [\d.]+| %)? \[[^\]]+\]|\d[\d.]* ± \d+\.\d|\d+(?:,\d{3})+|\d+\.\d\d?x", text)
+    assert len(figures) > 40
+    claimed = {"1.0x", "1.1x", "4.0x", "1.7x", "11,800"}
+    assert [figure for figure in figures if figure not in measured and figure not in claimed] == []
+    results = json.loads((FOLDER / "results.json").read_text())
+    charged = [rows["charged bytes"] for rows in results["decode-time rows"].values()]
+    assert round(sum(charged) / len(charged), -2) == 11_800
+    heads = [row["score"]["value"] for row in results["untrained heads"] if row["label"] == "original"]
+    assert (min(heads), max(heads)) == (0.13, pytest.approx(0.857, abs=1e-3))
+    for right, interval in ((48, (38.5, 57.7)), (52, (42.3, 61.5))):
+        low, high = wilson_interval(right, 100)
+        assert (round(100 * low, 1), round(100 * high, 1)) == interval
+        assert f"{interval[0]} to {interval[1]} %" in text
+
+
+def test_seed_assembly_is_worse_than_its_reference_in_every_seed() -> None:
+    results = json.loads((FOLDER / "results.json").read_text())
+    verdicts = [
+        row["scores"]["all rows, against trained"]["verdict"]
+        for row in results["fine-tuned"]
+        if row["source"] == "trained reference" and row["training"] != "none"
+    ]
+    assert len(verdicts) == 4 * 2 * 3
+    assert all(verdict.endswith("worse than the reference") for verdict in verdicts)
