@@ -79,6 +79,17 @@ def matches(patterns: Sequence[str], tensors: Iterable[str], path: str) -> bool:
     return not include or any(matches_one(pattern, name, path) for pattern in include for name in names)
 
 
+def names_planes(patterns: Sequence[str]) -> bool:
+    """Whether a pattern that includes says which planes of a tensor it means.
+
+    Examples
+    --------
+    >>> names_planes(["*.weight/scores"]), names_planes(["*.weight", "!*/mask"])
+    (True, False)
+    """
+    return any("/" in pattern for pattern in patterns if not pattern.startswith("!"))
+
+
 def is_literal(pattern: str) -> bool:
     """Whether a pattern names one plane, or all planes of one tensor, without a wildcard.
 

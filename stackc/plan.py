@@ -12,11 +12,22 @@ from typing import NamedTuple
 from stackc.errors import PlanError, SpecError
 from stackc.nearest import nearest
 from stackc.packer import Packer
-from stackc.patterns import is_literal, matches
+from stackc.patterns import is_literal, matches, names_planes
 from stackc.recipe.recipe import Recipe, Stage
 from stackc.registry import find_packer
 from stackc.spec import PlaneSpec
-from stackc.stack import MAX_DEPTH, Branch, Leaf, Stack, branches, join, replace, stored_planes, with_transforms
+from stackc.stack import (
+    MAX_DEPTH,
+    Branch,
+    Leaf,
+    Stack,
+    branches,
+    join,
+    node_at,
+    replace,
+    stored_planes,
+    with_transforms,
+)
 from stackc.training import TrainingStage
 from stackc.transform import Transform
 
@@ -193,6 +204,8 @@ def _apply(
         for path, spec in list(tensor.open.items()):
             if not matches(stage.on, tensor.names, path):
                 continue
+            if not names_planes(stage.on) and _is_its_own_side(stage, tensor.stack, path):
+                continue
             config = choices.get(address(tensor.names[0], path), stage.config)
             assert not isinstance(config, TrainingStage)
             refusal = tensor.put(path, config, f"stages[{index}] ({stage.use})")
@@ -208,6 +221,19 @@ def _apply(
     return StagePlan(
         stage, len(tried) - len(skipped), tuple(Skipped(one.plane, one.refusal or "") for one in skipped), settled
     )
+
+
+def _is_its_own_side(stage: Stage, stack: Stack, path: str) -> bool:
+    """Whether a plane is side information of an earlier stage of the same kind, such as the scale of codes.
+
+    Nobody who quantises weights means the scales of what is quantised already; a pattern with a plane in it does.
+    """
+    above, _, plane = path.rpartition("/")
+    if not path:
+        return False
+    parent = node_at(stack, above)
+    assert isinstance(parent, Branch)
+    return isinstance(stage.config, type(parent.transform)) and plane in parent.transform.side
 
 
 def _train(

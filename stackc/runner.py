@@ -45,6 +45,7 @@ def run(
     *,
     output: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     target_ratio: float | None = None,
     target_bytes: int | str | None = None,
     controls: Sequence[str] | None = None,
@@ -65,6 +66,9 @@ def run(
         Folder of the results; ``runs/<recipe>`` by default.
     overwrite : bool
         Whether an existing folder may be replaced. It is replaced at the end, by the complete new one.
+    resume : bool
+        Whether to go on where a run into the same folder was stopped while it was healing. Its checkpoints are beside the
+        folder; without any the run begins at the beginning.
     target_ratio, target_bytes
         The size that the rate allocation aims at, instead of that of the recipe's ``allocate``: bytes of the reference over
         bytes of the file, or bytes of the file, as a number or text such as ``400kB``.
@@ -82,11 +86,13 @@ def run(
         In one sentence; the output folder is then as it was before.
     """
     from stackc.controls.run import compress_with_controls
+    from stackc.healing.checkpoint import CheckpointFolder
     from stackc.reference import open_reference
 
     recipe = with_controls(targeted(recipe_from(recipe), target_ratio, target_bytes), controls, seeds)
     folder = Path(output) if output is not None else Path("runs") / recipe.name
     check_output(folder, overwrite=overwrite)
+    checkpoints = CheckpointFolder.beside(folder, resume=resume, overwrite=overwrite)
     source = model if model is not None else recipe.model
     if source is None:
         raise RecipeError(f"the recipe {recipe.name} names no model; give one with --model")
@@ -99,11 +105,13 @@ def run(
             temporary / ARTIFACT_NAME,
             evaluate=evaluate,
             every_stage=every_stage,
+            checkpoints=checkpoints,
             progress=progress,
         )
         write_text(temporary / REPORT_NAME, result.report.to_json())
         write_text(temporary / LOCK_NAME, result.lock)
         check_output(folder, overwrite=overwrite)  # again: another run may have finished in the meantime
+    checkpoints.remove()
     return Run(folder, result.report)
 
 

@@ -257,6 +257,21 @@ def branches(stack: Stack, path: str = "") -> list[str]:
     return [path, *below]
 
 
+def node_at(stack: Stack, path: str) -> Stack:
+    """The part of a tree below a path.
+
+    Raises
+    ------
+    StackcError
+        If there is no such plane.
+    """
+    for plane in path.split("/") if path else ():
+        if isinstance(stack, Leaf) or plane not in stack.planes:
+            raise StackcError(f"the stack has no plane {path!r}")
+        stack = stack.planes[plane]
+    return stack
+
+
 def packer_at(stack: Stack, path: str) -> Packer:
     """The packer of the leaf at a path.
 
@@ -266,10 +281,7 @@ def packer_at(stack: Stack, path: str) -> Packer:
     >>> packer_at(Leaf(find_packer("raw")), "").name
     'raw'
     """
-    for plane in path.split("/") if path else ():
-        if isinstance(stack, Leaf) or plane not in stack.planes:
-            raise StackcError(f"the stack has no plane {path!r}")
-        stack = stack.planes[plane]
+    stack = node_at(stack, path)
     if isinstance(stack, Branch):
         raise StackcError(f"{stack.transform.name} splits the plane {path!r} of the stack further")
     return stack.packer

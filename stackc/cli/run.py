@@ -37,6 +37,9 @@ def run(
         typer.Option("--output", "-o", help="Folder of the results; runs/<recipe> without it.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run into the same folder was stopped while healing.")
+    ] = False,
     no_eval: Annotated[
         bool, typer.Option("--no-eval", help="Do not run the task: sizes and weight errors only.")
     ] = False,
@@ -57,6 +60,7 @@ def run(
             model,
             output=output,
             overwrite=overwrite,
+            resume=resume,
             target_ratio=target_ratio,
             target_bytes=target_bytes,
             controls=controls,

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from stackc.tasks import Task
 
 
+#: Files that decide how a tokenizer splits texts.
+_SPLITTING = frozenset({"tokenizer.json", "tokenizer_config.json", "vocab.txt"})
+
+
 class Healed(NamedTuple):
     """What a heal stage leaves: what is stored of every trained tensor, and how it went."""
 
@@ -213,13 +217,15 @@ class Healing:
         """Rows with the teacher's logits, those that are met in so many steps at least."""
         tokenizer = self._reference.tokenizer()
         pad = getattr(tokenizer, "pad_token_id", None) or 0
-        batches = Batches(self._task.token_ids(texts, tokenizer), heal.batch_size, pad, seed)
+        ids = self._task.token_ids(texts, tokenizer)
+        batches = Batches(ids, heal.batch_size, pad, seed)
         # A short training meets few of the rows, and asking the teacher is what takes long.
         met = range(len(texts)) if steps is None or steps >= len(batches) else batches.met(steps)
-        asked = [texts[row] for row in met]
-        labelled = teacher_logits(
-            teacher, self._task.token_ids(asked, teacher.tokenizer()), progress=self._progress
-        ).logits
+        if _same_tokenizer(teacher, self._reference):
+            asked = [ids[row] for row in met]
+        else:
+            asked = self._task.token_ids([texts[row] for row in met], teacher.tokenizer())
+        labelled = teacher_logits(teacher, asked, progress=self._progress).logits
         logits = torch.zeros(len(texts), labelled.shape[1])
         logits[torch.tensor(met)] = labelled
         return Rows(batches, logits)
@@ -336,6 +342,17 @@ def _accelerator(heal: Heal, index: int) -> Any:
             f"stages[{index}] (heal): precision: {heal.precision} is not to be had here ({' '.join(str(error).split())}); "
             "float32 works everywhere"
         ) from error
+
+
+def _same_tokenizer(one: Reference, other: Reference) -> bool:
+    """Whether two models split texts in the same way, as far as their files tell."""
+    if one is other:
+        return True
+    files = [
+        {name: path.read_bytes() for name, path in reference.tokenizer_files.items() if name in _SPLITTING}
+        for reference in (one, other)
+    ]
+    return bool(files[0]) and files[0] == files[1]
 
 
 def _require_classes(model: Any, logits: Tensor, teacher: Reference, index: int) -> None:

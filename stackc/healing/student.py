@@ -73,8 +73,8 @@ class Student:
 def _look_up_rows(embedding: nn.Embedding, form: TrainedTensor) -> None:
     """Make an embedding decode the rows that it is asked for."""
 
-    def forward(input: Tensor) -> Tensor:
-        rows, places = torch.unique(input, return_inverse=True)
+    def forward(numbers: Tensor) -> Tensor:
+        rows, places = torch.unique(numbers, return_inverse=True)
         return torch.nn.functional.embedding(places, form.value(rows))
 
-    embedding.forward = forward  # type: ignore[method-assign]
+    embedding.forward = forward  # type: ignore[method-assign, assignment]
