@@ -21,12 +21,13 @@ REFRESH = 25
 #: Share of the steps over which a given price grows to its full height.
 _RAMP = 0.3
 
-#: Share of the steps over which the size that is aimed at falls to the target, and after which the price stays as it is:
-#: the learning rate is too small then for codes to follow.
-_FALL, _SETTLED = 0.5, 0.9
+#: Share of the steps over which the size that is aimed at falls to the target, more slowly towards the end, since codes
+#: that have become zero do not come back; and after which the price stays as it is: the learning rate is too small then
+#: for codes to follow.
+_FALL, _SETTLED = 0.7, 0.95
 
 #: How the price answers to a size that is off by a factor of e: at once, and per share of the steps.
-_AT_ONCE, _OVER_TIME = 6.0, 60.0
+_AT_ONCE, _OVER_TIME = 6.0, 30.0
 
 #: The size aimed at, in parts of the target: what evaluations measure scatters, and may not exceed the target.
 _GOAL = 0.985
@@ -112,7 +113,8 @@ class Pricing:
         size, goal = max(bits / 8, 1.0), max(_GOAL * target - self._rest, 1.0)
         if self._begin is None:
             self._begin = max(size, goal)
-        aim = math.log(self._begin) + (math.log(goal) - math.log(self._begin)) * min(1.0, done / _FALL)
+        left = 1 - min(1.0, done / _FALL)
+        aim = math.log(goal) + (math.log(self._begin) - math.log(goal)) * left**2
         if done < _SETTLED:
             error = min(max(math.log(size) - aim, -0.3), 0.3)
             self._integral += (done - self._last) * _OVER_TIME * error
