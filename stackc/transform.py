@@ -122,7 +122,8 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
         """Which rows of each plane decode to some rows of this one; a value of None stands for all of the plane.
 
         ``decode`` of these rows, with as many rows in the spec, is then what ``decode`` gives there. So a training step
-        decodes those rows of an embedding that it meets. None, as by default, if rows cannot be had alone.
+        decodes those rows of an embedding that it meets. None, as by default, if rows cannot be had alone. Only planes with
+        two axes or more are asked for rows.
 
         Parameters
         ----------

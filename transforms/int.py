@@ -327,16 +327,24 @@ class Int(Transform, frozen=True):
         blocks = self._blocks(tuple(x.shape))
         scale = planes["scale"]
         parts = cut(x, blocks).to(scale.dtype)
-        places = parts * (1.0 / scale)[..., None] if self.step is None else parts / scale[..., None]  # as in `encode`
+        if self._is_sign:
+            scale = torch.where(scale == 0, torch.ones_like(scale), scale)  # of nothing but zeros
+        # Numbers as in `encode`. The quotient is 1; its gradient, unlike that of a reciprocal, is finite where all are zero.
+        places = (
+            parts * (1.0 / scale.detach() * (scale.detach() / scale))[..., None]
+            if self.step is None
+            else parts / scale[..., None]
+        )
         if self._is_sign:
             soft = places.clamp(-1, 1)
             codes = soft + ((places < 0).to(soft.dtype).neg() - soft).detach()
-            return {"codes": join(codes, blocks).reshape(x.shape), "scale": scale}
-        if not self.symmetric:
-            places = places + planes["zero_point"].to(scale.dtype)[..., None]
+            return {**planes, "codes": join(codes, blocks).reshape(x.shape)}
         lo, hi = (-_MOST_CODE, _MOST_CODE) if self.step is not None else self._range
-        codes = join(rounded(places.clamp(lo, hi)), blocks).reshape(x.shape)
-        return {**planes, "codes": codes}
+        if self.symmetric:
+            codes = rounded(places.clamp(lo, hi))
+        else:  # rounded first: adding an odd zero point to a tie would change which neighbour is even
+            codes = (rounded(places) + planes["zero_point"].to(scale.dtype)[..., None]).clamp(lo, hi)
+        return {**planes, "codes": join(codes, blocks).reshape(x.shape)}
 
     def rate(self, planes: Mapping[str, Tensor], bits: Callable[[str, Tensor], Tensor] | None = None) -> Tensor | None:
         """Bits of relaxed symmetric codes."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,7 @@ from stackc.planes import to_bytes
 from stackc.registry import find
 from stackc.spec import PlaneSpec
 from stackc.stack import Branch, Leaf, decode, from_wire, to_wire
+from stackc.testing.cases import Cases, LazyPlanes, settled_on
 from stackc.testing.check import Check, require, require_sentence, said
 from stackc.testing.child import Answer, digest, encode_elsewhere
 from stackc.testing.config import check_config
@@ -25,26 +26,12 @@ from stackc.testing.planes import (
     random_bits,
     random_words,
     same_bits,
-    standard_planes,
 )
+from stackc.testing.training import TrainingChecks
 from stackc.transform import Transform, Weighted
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class Case(NamedTuple):
-    """A plane that the transform takes, with the transform settled on it."""
-
-    name: str
-    spec: PlaneSpec
-    transform: Transform
-    plane: Tensor
-
-    @property
-    def x(self) -> Tensor:
-        """A copy of the plane, so that a transform that writes to its input spoils no other check."""
-        return self.plane.clone()
 
 
 def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str, Tensor] | None = None) -> list[Check]:
@@ -78,14 +65,23 @@ def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str
         A decoder that healing cannot train through: detached, rounded, or with a wrong derivative.
     ``fake``
         A training form that differs from the stored form, or that stops or spoils the gradient.
+    ``hold``
+        A training step that encodes otherwise than the file: planes other than planned, or that decode to something else.
+    ``relax``
+        Relaxed codes that are not whole or out of bounds, that decode to something else than what is stored, or that
+        pass no gradient on to the plane or to its trained side information.
+    ``harden``
+        Planes that outgrow their plan after training, or decode to something else than training saw.
+    ``row planes``
+        Rows that decode to others than they are in the whole plane.
+    ``rate``
+        A rate estimate that is not one finite differentiable number of bits.
     ``weights``
         Row weights that change the form of the result, or divide by zero where rows do not matter.
     ``settle``
         Transforms that stay unsettled, outgrow their plan, or change when settled again.
     ``carry``
         Row weights that do not fit the planes they are for.
-    ``rate``
-        A rate estimate that is not one finite differentiable number of bits.
     ``wire``
         A transform that is not registered under its name and version, or whose artifact does not decode.
 
@@ -112,6 +108,7 @@ def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str
             check()
     """
     battery = _Battery(transform, seed, {**(planes or {})})
+    training = TrainingChecks(battery)
     bodies: dict[str, Callable[[], None]] = {
         "config": lambda: check_config(transform),
         "planning": battery.planning,
@@ -123,40 +120,19 @@ def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str
         "layout": battery.layout,
         "other process": battery.other_process,
         "no mutation": battery.no_mutation,
-        "gradient": battery.gradient,
-        "fake": battery.fake,
+        "gradient": training.gradient,
+        "fake": training.fake,
+        "hold": training.hold,
+        "relax": training.relax,
+        "harden": training.harden,
+        "row planes": training.row_planes,
+        "rate": training.rate,
         "weights": battery.weights,
         "settle": battery.settle,
         "carry": battery.carry,
-        "rate": battery.rate,
         "wire": battery.wire,
     }
     return [Check(name, body) for name, body in bodies.items()]
-
-
-class _LazyPlanes(Mapping[str, Weighted]):
-    """Planes as the runner hands them to `settle`: not a dict, and loaded anew each time they are read."""
-
-    def __init__(self, planes: dict[str, Weighted]) -> None:
-        self._planes = planes
-
-    def __getitem__(self, name: str) -> Weighted:
-        plane, weights = self._planes[name]
-        return Weighted(plane.clone(), None if weights is None else weights.clone())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._planes)
-
-    def __len__(self) -> int:
-        return len(self._planes)
-
-
-def _settle(transform: Transform, x: Tensor, weights: Tensor | None = None) -> Transform:
-    if transform.settled:
-        return transform
-    settled = transform.settle(_LazyPlanes({"x": Weighted(x, weights)}))
-    require(list(settled) == ["x"], f"settle was given the plane 'x' and returned transforms for {list(settled)}")
-    return settled["x"]
 
 
 def _row_weights(x: Tensor, seed: int) -> Tensor:
@@ -178,36 +154,8 @@ def _global_random_state() -> tuple[Any, ...]:
     return (bytes(torch.get_rng_state().tolist()), state["key"].tobytes(), state["pos"], random.getstate())
 
 
-class _Battery:
-    """The bodies of the checks of one transform."""
-
-    def __init__(self, transform: Transform, seed: int, planes: dict[str, Tensor]) -> None:
-        self.transform = transform
-        self.seed = seed
-        self.own_planes = planes
-
-    @functools.cached_property
-    def planes(self) -> dict[str, Tensor]:
-        return {**standard_planes(self.seed), **self.own_planes}
-
-    @functools.cached_property
-    def cases(self) -> list[Case]:
-        """Planes that the transform takes without an error; ``edge planes`` judges the errors."""
-        cases = []
-        for name, plane in self.planes.items():
-            spec = PlaneSpec.of(plane)
-            try:
-                self.transform.plan(spec)
-                settled = _settle(self.transform, plane.clone())
-                settled.decode(settled.encode(plane.clone()), spec)
-            except Exception:  # noqa: BLE001 -- another check reports it with its message
-                continue
-            cases.append(Case(name, spec, settled, plane))
-        require(
-            bool(cases),
-            f"{self.transform!r} takes none of the planes, so nothing was checked; pass some that it takes as 'planes'",
-        )
-        return cases
+class _Battery(Cases):
+    """The bodies of the checks of what a transform stores."""
 
     @functools.cached_property
     def answer(self) -> Answer:
@@ -234,7 +182,7 @@ class _Battery:
                     f"plan of {name!r} ({spec}) should raise SpecError, it raises {said(error)}"
                 ) from error
             try:
-                settled = _settle(self.transform, plane.clone())
+                settled = settled_on(self.transform, plane.clone())
                 planes = settled.encode(plane.clone())
             except TensorError as error:
                 require(name in EXTREME_PLANES, f"plan takes {name!r} ({spec}), but its values are refused: {error}")
@@ -304,7 +252,7 @@ class _Battery:
             plane = random_bits(spec, self.seed, dtype)
             try:
                 self.transform.plan(spec)
-                settled = _settle(self.transform, plane.clone())
+                settled = settled_on(self.transform, plane.clone())
                 decoded = settled.decode(settled.encode(plane.clone()), spec)
             except (SpecError, TensorError):
                 continue
@@ -323,7 +271,7 @@ class _Battery:
             except SpecError:
                 continue
             try:
-                settled = _settle(self.transform, plane.clone())
+                settled = settled_on(self.transform, plane.clone())
                 settled.encode(plane.clone())
             except TensorError as error:
                 require_sentence(str(error), f"encode of a plane with {name}")
@@ -391,70 +339,6 @@ class _Battery:
             case.transform.decode(planes, case.spec)
             require(_same(planes, kept), f"decode writes to the planes that it was given for {case.name!r}")
 
-    def gradient(self) -> None:
-        for case in self.cases:
-            if not case.spec.is_real or case.spec.item_bytes < 4 or not 0 < case.spec.numel <= 4096:
-                continue
-            if case.name in EXTREME_PLANES:
-                continue
-            planes = case.transform.encode(case.x)
-            real = [name for name, plane in planes.items() if plane.is_floating_point() and plane.numel()]
-            if not real:
-                continue
-            exact = case.spec.dtype == "float64"
-            inputs = [planes[name].detach().double().clone().requires_grad_() for name in real]
-            rest = {name: plane for name, plane in planes.items() if name not in real}
-
-            def decoded(*values: Tensor, case: Case = case, rest: Any = rest, real: Any = real) -> Tensor:
-                return case.transform.decode({**rest, **dict(zip(real, values, strict=True))}, case.spec).double()
-
-            require(
-                decoded(*inputs).requires_grad,
-                f"decode of {case.name!r} is detached from its real planes {', '.join(real)}",
-            )
-            try:
-                torch.autograd.gradcheck(
-                    decoded,
-                    inputs,
-                    eps=1e-6 if exact else 1e-2,
-                    atol=1e-5 if exact else 1e-2,
-                    rtol=1e-3 if exact else 2e-2,
-                    fast_mode=True,
-                )
-            except RuntimeError as error:
-                raise AssertionError(
-                    f"the gradient of decode for {case.name!r} in {', '.join(real)} is wrong: {str(error).splitlines()[0]}"
-                ) from error
-
-    def fake(self) -> None:
-        for case in self.cases:
-            if not case.spec.is_real:
-                continue
-            x = case.x.requires_grad_()
-            forward = case.transform.fake(x)
-            stored = case.transform.decode(case.transform.encode(case.x), case.spec)
-            require(
-                forward.shape == x.shape and forward.dtype == x.dtype,
-                f"fake of {case.name!r} is {PlaneSpec.of(forward)}, the plane is {case.spec}",
-            )
-            if not case.spec.numel:
-                continue
-            largest = float(torch.maximum(case.plane.abs().max(), stored.detach().abs().max()))
-            step = 4 * torch.finfo(x.dtype).eps * largest
-            apart = float((forward.detach().double() - stored.detach().double()).abs().max())
-            require(
-                apart <= step,
-                f"fake of {case.name!r} is off by {apart} from what is stored, more than rounding explains ({step})",
-            )
-            require(forward.requires_grad, f"fake of {case.name!r} is detached from the plane, so nothing would train")
-            (gradient,) = torch.autograd.grad(forward.sum(), x)
-            require(
-                gradient.shape == x.shape,
-                f"the gradient of fake of {case.name!r} has the shape {tuple(gradient.shape)}",
-            )
-            require(bool(torch.isfinite(gradient).all()), f"the gradient of fake of {case.name!r} is NaN or infinite")
-            require(same_bits(x.detach(), case.plane), f"fake writes to the plane {case.name!r}")
-
     def weights(self) -> None:
         for case in self.cases:
             if not case.spec.shape:
@@ -467,7 +351,7 @@ class _Battery:
                 "0 and more": some,
                 "0": torch.zeros(x.shape[0]),
             }.items():
-                transform = _settle(self.transform, x, weights)
+                transform = settled_on(self.transform, x, weights)
                 planes = transform.encode(x, weights)
                 for name, spec in transform.plan(case.spec).items():
                     difference = spec.mismatch(planes[name])
@@ -488,7 +372,7 @@ class _Battery:
     def settle(self) -> None:
         for case in self.cases:
             upper = self.transform.plan(case.spec)
-            planes = _LazyPlanes({"a": Weighted(case.x), "b": Weighted(case.x)})
+            planes = LazyPlanes({"a": Weighted(case.x), "b": Weighted(case.x)})
             settled = self.transform.settle(planes)
             require(
                 list(settled) == ["a", "b"], f"settle was given the planes 'a' and 'b' and returned {list(settled)}"
@@ -521,7 +405,7 @@ class _Battery:
                 continue
             x = case.x
             weights = _row_weights(x, self.seed)
-            transform = _settle(self.transform, x, weights)
+            transform = settled_on(self.transform, x, weights)
             planes = transform.encode(x, weights)
             kept = weights.clone()
             for name, carried in transform.carry(weights, planes).items():
@@ -536,25 +420,6 @@ class _Battery:
                     f"carry gives negative or non-finite weights for {name!r} of {case.name!r}",
                 )
             require(same_bits(weights, kept), f"carry writes to the row weights of {case.name!r}")
-
-    def rate(self) -> None:
-        for case in self.cases:
-            planes = case.transform.encode(case.x)
-            real = {
-                name: plane.detach().clone().requires_grad_()
-                for name, plane in planes.items()
-                if plane.is_floating_point()
-            }
-            bits = case.transform.rate({**planes, **real})
-            if bits is None:
-                continue
-            require(
-                bits.dim() == 0,
-                f"rate of {case.name!r} has the shape {tuple(bits.shape)}, it must be one number of bits",
-            )
-            count = float(bits.detach())
-            require(math.isfinite(count) and count >= 0, f"rate of {case.name!r} is {count}, not a number of bits")
-            require(bits.requires_grad or not real, f"rate of {case.name!r} is detached from the real planes")
 
     def wire(self) -> None:
         raw = find("raw").stage

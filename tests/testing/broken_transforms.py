@@ -310,19 +310,152 @@ class CarriesUnknown(Absmax, frozen=True):
         return {"values": weights}
 
 
+class HoldForgets(KeepRows, frozen=True):
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"values": super().hold(x, planes)["values"]}
+
+
+class HoldKeepsAll(KeepRows, frozen=True):
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"values": x, "mask": torch.ones_like(planes["mask"])}
+
+
+class HoldShuffles(KeepRows, frozen=True):
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**planes, "values": super().hold(x, planes)["values"].flip(0)}
+
+
+class HoldWrites(KeepRows, frozen=True):
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        held = super().hold(x, planes)
+        planes["mask"].zero_()
+        return held
+
+
+class RelaxForgets(Absmax, frozen=True):
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        relaxed = super().relax(x, planes)
+        return relaxed and {"codes": relaxed["codes"]}
+
+
+class RelaxDoesNotRound(Absmax, frozen=True):
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        scale = torch.where(planes["scale"] > 0, planes["scale"], 1.0)
+        return {**planes, "codes": x.float() / scale}
+
+
+class RelaxFloors(Absmax, frozen=True):
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        scale = torch.where(planes["scale"] > 0, planes["scale"], 1.0)
+        soft = x.float() / scale
+        return {**planes, "codes": soft + (soft.floor().clamp(min=-127) - soft).detach().round()}
+
+
+class RelaxOutOfBounds(Absmax, frozen=True):
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        relaxed = super().relax(x, planes)
+        return relaxed and {"codes": 2 * relaxed["codes"], "scale": relaxed["scale"] / 2}
+
+
+class RelaxChangesShape(Absmax, frozen=True):
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        relaxed = super().relax(x, planes)
+        return relaxed and {**relaxed, "codes": relaxed["codes"][None]}
+
+
+class RelaxDetached(Absmax, frozen=True):
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        return super().relax(x.detach(), {name: plane.detach() for name, plane in planes.items()})
+
+
+class RelaxForgetsX(Absmax, frozen=True):
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        return super().relax(x.detach(), planes)
+
+
+class RelaxFixesScale(Absmax, frozen=True):
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        return super().relax(x, {**planes, "scale": planes["scale"].detach()})
+
+
+class RelaxRoundsForGood(Absmax, frozen=True):
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        scale = torch.where(planes["scale"] > 0, planes["scale"], 1.0)
+        top = 2 ** (self.bits - 1) - 1
+        return {**planes, "codes": (x.float() / scale).round().clamp(-top, top)}
+
+
+class RelaxGradientNan(Absmax, frozen=True):
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        relaxed = super().relax(x, planes)
+        zero = (planes["scale"] - planes["scale"].detach()).abs().sqrt()
+        return relaxed and {**relaxed, "scale": relaxed["scale"] + zero}
+
+
+class HardensAnew(Absmax, frozen=True):
+    def harden(self, x: Tensor, planes: Mapping[str, Tensor]) -> tuple[Self, dict[str, Tensor]]:
+        return self, self.encode(x)
+
+
+class HardensToReal(Absmax, frozen=True):
+    def harden(self, x: Tensor, planes: Mapping[str, Tensor]) -> tuple[Self, dict[str, Tensor]]:
+        relaxed = self.relax(x.detach(), planes)
+        assert relaxed is not None
+        return self, relaxed
+
+
+class HardensUnsettled(KeepRows, frozen=True):
+    def harden(self, x: Tensor, planes: Mapping[str, Tensor]) -> tuple[Self, dict[str, Tensor]]:
+        return type(self)(self.share), self.hold(x, planes)
+
+
+class RowsForgetAPlane(Absmax, frozen=True):
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        return {"codes": index}
+
+
+class RowsOfOthers(Absmax, frozen=True):
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        return {"codes": index.flip(0), "scale": index.flip(0)}
+
+
+class RowsOfTheWhole(KeepRows, frozen=True):
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        zeros = planes["values"].new_zeros((len(planes["mask"]), spec.shape[1]))
+        return zeros.index_put((planes["mask"],), planes["values"]).to(getattr(torch, spec.dtype))
+
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        return {"values": None, "mask": None}
+
+
 class RateIsVector(Absmax, frozen=True):
-    def rate(self, planes: Mapping[str, Tensor]) -> Tensor | None:
+    def rate(self, planes: Mapping[str, Tensor], bits: Any = None) -> Tensor | None:
         return planes["scale"].sum(-1)
 
 
 class RateIsNan(Absmax, frozen=True):
-    def rate(self, planes: Mapping[str, Tensor]) -> Tensor | None:
+    def rate(self, planes: Mapping[str, Tensor], bits: Any = None) -> Tensor | None:
         return planes["scale"].sum() * math.nan
 
 
 class RateIsDetached(Absmax, frozen=True):
-    def rate(self, planes: Mapping[str, Tensor]) -> Tensor | None:
+    def rate(self, planes: Mapping[str, Tensor], bits: Any = None) -> Tensor | None:
         return planes["scale"].detach().sum()
+
+
+class RateIgnoresCodes(Absmax, frozen=True):
+    def rate(self, planes: Mapping[str, Tensor], bits: Any = None) -> Tensor | None:
+        return planes["scale"].sum() * 0 if planes["scale"].requires_grad else planes["codes"].detach().abs().sum()
+
+
+class RateNamesUnknown(Absmax, frozen=True):
+    def rate(self, planes: Mapping[str, Tensor], bits: Any = None) -> Tensor | None:
+        return super().rate(planes) if bits is None else bits("values", planes["scale"])
+
+
+class RateOnlyAlone(Absmax, frozen=True):
+    def rate(self, planes: Mapping[str, Tensor], bits: Any = None) -> Tensor | None:
+        return super().rate(planes) if bits is None else None
 
 
 class NotRegistered(Absmax, frozen=True):
@@ -387,6 +520,26 @@ BROKEN = broken(
     (FakeDetached(), "fake", "detached"),
     (FakeGradientNan(), "fake", "NaN or infinite"),
     (FakeChangesDtype(), "fake", "the plane is"),
+    (HoldForgets(), "hold", "makes the planes ['values']"),
+    (HoldKeepsAll(), "hold", "breaks the plan of the plane 'values'"),
+    (HoldShuffles(), "hold", "decodes to something else"),
+    (HoldWrites(), "hold", "writes to the plane 'mask'"),
+    (RelaxForgets(), "relax", "the plan names ['codes', 'scale']"),
+    (RelaxDoesNotRound(), "relax", "not whole"),
+    (RelaxFloors(), "relax", "not whole"),
+    (RelaxOutOfBounds(), "relax", "planned is int8"),
+    (RelaxChangesShape(), "relax", "with the shape"),
+    (RelaxDetached(), "relax", "nothing would train"),
+    (RelaxForgetsX(), "relax", "does not reach the plane"),
+    (RelaxFixesScale(), "relax", "does not reach 'scale'"),
+    (RelaxRoundsForGood(), "relax", "straight-through"),
+    (RelaxGradientNan(), "relax", "in 'scale' is NaN"),
+    (HardensAnew(), "harden", "something else than training saw"),
+    (HardensToReal(), "harden", "breaks the plan of the plane 'codes'"),
+    (HardensUnsettled(), "harden", "not a settled"),
+    (RowsForgetAPlane(), "row planes", "names ['codes']"),
+    (RowsOfOthers(), "row planes", "others than they are in the whole"),
+    (RowsOfTheWhole(), "row planes", "rows of 'matrix' alone decode to something else"),
     (WeightsChangeDtype(), "weights", "changes: expected float32"),
     (DividesByWeights(), "weights", "NaN or infinity"),
     (StaysUnsettled(), "settle", "still unsettled"),
@@ -400,6 +553,9 @@ BROKEN = broken(
     (RateIsVector(), "rate", "one number"),
     (RateIsNan(), "rate", "not a number of bits"),
     (RateIsDetached(), "rate", "detached"),
+    (RateIgnoresCodes(), "rate", "detached"),
+    (RateNamesUnknown(), "rate", "asks for the bits of ['values']"),
+    (RateOnlyAlone(), "rate", "as 'bits' is given or not"),
     (NotRegistered(), "wire", "entry point"),
     (RegisteredWithOtherVersion(), "wire", "needs sample-absmax@2"),
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from stackc.errors import SpecError
 from stackc.lazy import torch
+from stackc.rate import rounded
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
 
@@ -72,8 +73,21 @@ class Absmax(Transform, frozen=True):
     def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"codes": weights}
 
-    def rate(self, planes: Mapping[str, Tensor]) -> Tensor | None:
-        return 0.0 * planes["scale"].sum() + float(self.bits * planes["codes"].numel())
+    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        top = 2 ** (self.bits - 1) - 1
+        scale = torch.where(planes["scale"] > 0, planes["scale"], 1.0)
+        return {**planes, "codes": rounded((x.float() / scale).clamp(-top, top))}
+
+    def harden(self, x: Tensor, planes: Mapping[str, Tensor]) -> tuple[Self, dict[str, Tensor]]:
+        relaxed = self.relax(x.detach(), planes)
+        assert relaxed is not None
+        return self, {**relaxed, "codes": relaxed["codes"].to(torch.int8)}
+
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        return {"codes": index, "scale": index}
+
+    def rate(self, planes: Mapping[str, Tensor], bits: Callable[[str, Tensor], Tensor] | None = None) -> Tensor | None:
+        return 0.0 * (planes["scale"].sum() + planes["codes"].sum()) + float(self.bits * planes["codes"].numel())
 
 
 class KeepRows(Transform, frozen=True):
@@ -116,6 +130,13 @@ class KeepRows(Transform, frozen=True):
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
         zeros = planes["values"].new_zeros(spec.shape)
         return zeros.index_put((planes["mask"],), planes["values"]).to(getattr(torch, spec.dtype))
+
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"values": x[planes["mask"]], "mask": planes["mask"]}
+
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        mask = planes["mask"]
+        return {"values": (mask.cumsum(0) - 1)[index[mask[index]]], "mask": index}
 
     def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"values": weights[planes["mask"]]}

@@ -262,3 +262,21 @@ def test_rows_of_codes_and_scales_keep_their_weights():
     assert list(by_row.carry(weights, by_row.encode(x))) == ["codes", "scale", "zero_point"]
     assert list(whole.carry(weights, whole.encode(x))) == ["codes"]
     assert list(by_row.carry(weights, by_row.encode(x[:, 0]))) == ["codes"]
+
+
+def test_rows_of_zeros_do_not_spoil_the_gradients_of_training():
+    x = torch.tensor([[0.0, 0.0], [0.75, -1.0]], requires_grad=True)
+    for transform in (Int(bits=4), Int(bits=4, symmetric=False), Int(bits=1)):
+        planes = transform.encode(x)
+        scale = planes["scale"].requires_grad_()
+        shown = transform.decode(transform.relax(x, {**planes, "scale": scale}), PlaneSpec.of(x))
+        for gradient in torch.autograd.grad(shown.square().sum(), [x, scale]):
+            assert bool(gradient.isfinite().all())
+
+
+def test_ties_are_rounded_in_training_as_in_the_file():
+    x = torch.tensor([[-1.0, 14.0, 2.5, 3.5]])  # the zero point is 1, and steps are 1
+    transform = Int(bits=4, symmetric=False)
+    planes = transform.encode(x)
+    assert planes["zero_point"].item() == 1
+    assert transform.relax(x, planes)["codes"].tolist() == planes["codes"].tolist()
