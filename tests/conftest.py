@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Machines differ in speed and runs must not: no deadlines, and the same examples every time.
 hypothesis.settings.register_profile("stackc", deadline=None, derandomize=True, database=None, max_examples=60)
 hypothesis.settings.load_profile("stackc")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder for all tests, and for the processes that they start: the user's is not touched."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STACKC_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

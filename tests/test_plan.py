@@ -253,3 +253,39 @@ def test_a_stage_that_fits_nothing_gives_the_reason_of_the_largest_matrix() -> N
         PlanError, match=r"weight .and 2 more.: rank 400 does not fit a matrix of 1000x64; 1 to 64 fit; change 'on'"
     ):
         plan_recipe(recipe, specs)
+
+
+# ---- side information of a stage's own kind ----
+
+
+def test_a_second_int_leaves_the_scales_of_the_first_alone() -> None:
+    planned = plan({"use": "int", "on": "layer.*", "bits": 4}, {"use": "int8"})
+    assert stacks(planned)["layer.weight"] == "int(codes: raw, scale: raw)"
+    assert stacks(planned)["embeddings.weight"] == "int(codes: raw, scale: raw)"
+    assert planned.stages[1].matched == 1
+    # left out as if it were not matched: a report of what was skipped would say that it should have fitted
+    assert not any("scale" in skipped.plane for skipped in planned.stages[1].skipped)
+
+
+@pytest.mark.parametrize("on", ["*.weight", ["layer.*", "!*.bias"], "layer.weight"])
+def test_a_pattern_of_tensors_does_not_mean_scales(on: Any) -> None:
+    planned = plan({"use": "int", "on": "layer.weight", "bits": 4}, {"use": "int8", "on": on, "allow_empty": True})
+    assert stacks(planned)["layer.weight"] == "int(codes: raw, scale: raw)"
+
+
+@pytest.mark.parametrize("on", ["*/scale", "layer.weight/scale", "*/{scale,mean}"])
+def test_a_pattern_with_planes_means_them(on: str) -> None:
+    planned = plan({"use": "int", "on": "layer.weight", "bits": 4}, {"use": "int8", "on": on})
+    assert stacks(planned)["layer.weight"] == "int(codes: raw, scale: int(codes: raw, scale: raw))"
+
+
+def test_side_information_of_other_kinds_is_taken() -> None:
+    planned = plan({"use": "seed", "on": "layer.weight", "rank": 2}, {"use": "int8"}, "fp16")
+    coded = "int(codes: raw, scale: cast(values: raw))"
+    assert stacks(planned)["layer.weight"] == f"seed(mean: {coded}, basis: {coded}, scores: {coded})"
+
+
+def test_only_side_information_is_left_alone() -> None:
+    # Values that are pruned once are no side information: a second prune goes on with them.
+    planned = plan({"use": "prune", "on": "layer.weight", "rows": 0.5}, {"use": "prune", "sparsity": 0.5})
+    assert stacks(planned)["layer.weight"] == "prune(mask: raw, values: prune(mask: raw, values: raw), fallback: raw)"

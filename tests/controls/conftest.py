@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stackc.reference import open_reference
 from stackc.tasks import find_task
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the teacher's answers out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STACKC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="session")
