@@ -45,7 +45,10 @@ def _functions() -> tuple[Any, Any]:
         def forward(context: Any, codes: Tensor, first: Tensor, further: Tensor) -> Tensor:
             sizes = codes.abs()
             context.save_for_backward(codes, first, further)
-            return (first * sizes.clamp(max=1) + further * (sizes - 1).clamp_(min=0)).sum()
+            most = sizes.clamp(max=1)
+            return torch.dot(first.reshape(-1), most.reshape(-1)) + torch.dot(
+                further.reshape(-1), sizes.sub_(most).reshape(-1)
+            )
 
         @staticmethod
         def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -29,7 +29,7 @@ class Hardened(NamedTuple):
     """What training left of one tensor.
 
     ``transforms`` are those that training changed, by the path that they split; ``planes`` are those at the leaves;
-    ``inputs`` is what was trained, for a later stage that heals again.
+    ``inputs`` is what was trained and what simulated stages were given of it, by path, for a later stage that heals again.
     """
 
     transforms: dict[str, Transform]
@@ -114,14 +114,18 @@ class TrainedTensor:
         """Whether single rows can be decoded without the others."""
         return not self._dense and len(self.spec.shape) > 1 and self._root.has_rows()
 
-    def value(self, rows: Tensor | None = None) -> Tensor:
+    def value(self, rows: Tensor | None = None, *, remember: bool = False) -> Tensor:
         """The tensor as its file would decode, with gradients.
 
         Parameters
         ----------
         rows : Tensor, optional
             Numbers of rows, ascending, to have only these; needs `has_rows`.
+        remember : bool
+            Whether `bits`, called before the gradients are taken, may use the codes that are made here.
         """
+        for node in self._simulated.values():
+            node.remembers = remember and rows is None and torch.is_grad_enabled()
         return self._root.value(rows)
 
     def bits(self, price: Bits) -> Tensor | None:
@@ -271,7 +275,7 @@ class _Latent(_Node):
 
     def value(self, rows: Tensor | None) -> Tensor:
         x = self.trained.value(rows)
-        return x if self.below is None else self.below.shown(x, rows)
+        return x if self.below is None else self.below.shown(x, rows, top=True)
 
     def bits(self, price: Bits) -> Iterator[Tensor]:
         """Bits of every plane of codes below."""
@@ -319,12 +323,16 @@ class _Simulated:
         self.held = held
         self._children = children
         self._quantises = _quantises(transform, spec)
+        self.remembers = False
+        #: What `shown` has made of the whole plane, for `bits` of the same step.
+        self._made: dict[str, Tensor] | None = None
 
-    def shown(self, x: Tensor, rows: Tensor | None) -> Tensor:
-        """What would come back of ``x`` (rows of the plane), with gradients."""
+    def shown(self, x: Tensor, rows: Tensor | None, *, top: bool = False) -> Tensor:
+        """What would come back of ``x`` (rows of the plane), with gradients; ``top`` if ``x`` itself is what is trained."""
         spec = _with_rows(self._spec, rows)
         around = self._around(rows)
         made = self._transform.relax(x, around) if self._quantises else None
+        self._made = made if top and self.remembers else None
         straight = made is None
         if made is None:
             made = self._transform.hold(x.detach(), around)
@@ -341,10 +349,12 @@ class _Simulated:
 
     def bits(self, x: Tensor, price: Bits) -> Iterator[Tensor]:
         """Bits of all codes that are made of ``x``."""
-        around = self._around(None)
-        made = self._transform.relax(x, around)
+        made, self._made = self._made, None
         if made is None:
-            made = self._transform.hold(x, around)
+            around = self._around(None)
+            made = self._transform.relax(x, around)
+            if made is None:
+                made = self._transform.hold(x, around)
         bits = self._transform.rate(made, lambda plane, codes: price(join(self.path, plane), codes))
         if bits is not None:
             yield bits
@@ -369,6 +379,7 @@ class _Simulated:
             if plane in self._sides:
                 self._sides[plane].harden(done)
             elif plane in self._children:
+                done.inputs[join(self.path, plane)] = value
                 self._children[plane].harden_from(value, done)
             else:
                 done.planes[join(self.path, plane)] = value

@@ -55,7 +55,7 @@ class Student:
         """What the model returns for a batch, with gradients to what is trained."""
         state: dict[str, Tensor] = {}
         for form, places in self._decoded:
-            value = form.value()
+            value = form.value(remember=True)
             state |= dict.fromkeys(places, value)
         return torch.func.functional_call(self._model, state, (), {**inputs, **options})
 

@@ -1,0 +1,212 @@
+"""The page, the figures and the picture of `run.py`, from the reports of its runs.
+
+    python benchmarks/healing/report.py [--work runs/healing]
+
+Writes ``results.md``, ``results.json`` and ``../../docs/images/healing.svg``; with ``--redraw`` the first and the last from
+the second. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from run import HEADLINES, INGREDIENTS
+
+from stackc.report import ControlRow, Report, read_report
+from stackc.tasks import Score
+
+HERE = Path(__file__).parent
+COMMAND = (
+    "python benchmarks/healing/run.py --model bert-tiny-sst2 --teacher minilm-sst2 --data dev.tsv --train train.tsv"
+)
+
+
+def kept(name: str, report: Report) -> dict[str, Any]:
+    """What the page needs of one run, as plain data."""
+    healing = [
+        {
+            "steps": summary.steps,
+            "best step": summary.best_step,
+            "seconds": round(summary.seconds),
+            "rows": summary.rows,
+            "dropped": summary.dropped,
+            "held out": summary.held_out,
+            "estimated bytes": summary.estimated_bytes,
+            "packed bytes": summary.packed_bytes,
+            "price": summary.price,
+            "curve": [[point.step, point.loss, point.divergence, point.bits] for point in summary.curve],
+        }
+        for summary in report.healing
+    ]
+    return {
+        "name": name,
+        "bytes": report.file.bytes,
+        "self contained": report.file.self_contained_bytes,
+        "reference bytes": report.model.bytes,
+        "reference": msgspec.to_builtins(report.reference_score),
+        "score": msgspec.to_builtins(report.final.score),
+        "healing": healing,
+        "controls": msgspec.to_builtins(report.controls),
+        "seeds": msgspec.to_builtins(report.seeds),
+        "seconds": {part: round(seconds) for part, seconds in report.seconds.items()},
+    }
+
+
+def page(runs: list[dict[str, Any]], head: str) -> str:
+    """Markdown."""
+    by_name = {run["name"]: run for run in runs}
+    reference = msgspec.convert(runs[0]["reference"], Score)
+    lines = [
+        "# Healing BERT-tiny",
+        "",
+        head,
+        "",
+        f"Reference: {_percent(reference.value)} [{_percent(reference.low)}, {_percent(reference.high)}] on {reference.rows} "
+        f"evaluated rows, majority class {_percent(reference.majority)}; {runs[0]['reference bytes']:,} bytes. The teacher is a "
+        "stronger model. Every number is measured on the decoded file.",
+        "",
+        "## At three sizes, beside controls",
+        "",
+        "Mean and standard deviation over seeds. Controls are run for the first seed.",
+        "",
+        "| | bytes | ratio | accuracy % | retention % | by seed, correct of rows | estimate over packed |",
+        "|---|--:|--:|--:|--:|---|--:|",
+    ]
+    for name, *_ in HEADLINES:
+        if name in by_name:
+            lines.append(_headline(by_name[name]))
+    lines += [
+        "",
+        "| | control | bytes | accuracy % [95 %] | result ahead by, points [95 %] | McNemar p | in words |",
+        "|---|---|--:|---|---|--:|---|",
+    ]
+    for name, *_ in HEADLINES:
+        for control in by_name.get(name, {}).get("controls", []):
+            lines.append(_control(name, msgspec.convert(control, ControlRow)))
+    lines += [
+        "",
+        "## What each ingredient is worth",
+        "",
+        "One seed, the budget of the recipes in `recipes/ingredients`. KL is that of the teacher's and the model's answers on "
+        "rows held out of the training data, accuracy that of the evaluated rows.",
+        "",
+        "| | bytes | ratio | KL held out | accuracy % [95 %] | retention % [95 %] |",
+        "|---|--:|--:|--:|---|---|",
+    ]
+    for name, *_ in INGREDIENTS:
+        if name in by_name:
+            lines.append(_ingredient(by_name[name]))
+    return "\n".join(lines) + "\n"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _headline(run: dict[str, Any]) -> str:
+    seeds, score = run["seeds"], msgspec.convert(run["score"], Score)
+    values = [round(one["score"]["value"] * one["score"]["rows"]) for one in seeds["runs"]]
+    healing = run["healing"][-1]
+    ratio = run["reference bytes"] / run["bytes"]
+    return (
+        f"| {run['name']} | {run['bytes']:,} | {ratio:.0f}x "
+        f"| {_percent(seeds['value']['mean'])} ± {100 * seeds['value']['deviation']:.1f} "
+        f"| {_percent(seeds['retention']['mean'])} ± {100 * seeds['retention']['deviation']:.1f} "
+        f"| {', '.join(map(str, values))} of {score.rows} "
+        f"| {healing['estimated bytes'] / healing['packed bytes']:.3f} |"
+    )
+
+
+def _control(name: str, row: ControlRow) -> str:
+    score = row.score
+    accuracy = "-" if score is None else f"{_percent(score.value)} [{_percent(score.low)}, {_percent(score.high)}]"
+    ahead, p = "-", "-"
+    if row.difference is not None and row.difference_low is not None and row.difference_high is not None:
+        ahead = f"{100 * row.difference:+.1f} [{100 * row.difference_low:+.1f}, {100 * row.difference_high:+.1f}]"
+        p = f"{row.mcnemar_p:.2g}"
+    return f"| {name} | {row.control} | {row.bytes:,} | {accuracy} | {ahead} | {p} | {row.verdict} |"
+
+
+def _ingredient(run: dict[str, Any]) -> str:
+    score = msgspec.convert(run["score"], Score)
+    curve = run["healing"][-1]["curve"] if run["healing"] else []
+    best = next((point[2] for point in curve if point[0] == run["healing"][-1]["best step"]), None)
+    return (
+        f"| {run['name']} | {run['bytes']:,} | {run['reference bytes'] / run['bytes']:.0f}x "
+        f"| {'-' if best is None else f'{best:.3f}'} "
+        f"| {_percent(score.value)} [{_percent(score.low)}, {_percent(score.high)}] "
+        f"| {_percent(score.retention)} [{_percent(score.retention_low)}, {_percent(score.retention_high)}] |"
+    )
+
+
+def picture(runs: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against bytes: results, controls and ingredients, with the reference as a line."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "stackc"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.4))
+    reference = runs[0]["reference"]
+    axes.axhspan(100 * reference["low"], 100 * reference["high"], color="0.93", zorder=0)
+    axes.axhline(100 * reference["value"], color="0.5", linewidth=1, zorder=1)
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        if run["seeds"]:
+            for one in run["seeds"]["runs"]:
+                groups.setdefault("healed, three seeds", []).append((one["bytes"], one["score"]["value"]))
+            for control in run["controls"]:
+                if control["score"] is not None:
+                    groups.setdefault(control["control"], []).append((control["bytes"], control["score"]["value"]))
+        elif "rate" in run["name"]:
+            groups.setdefault("healed at a fixed price, short training", []).append(
+                (run["bytes"], run["score"]["value"])
+            )
+    for (label, points), marker in zip(groups.items(), "osv^Dx", strict=False):
+        axes.plot(
+            *zip(*[(size / 1000, 100 * value) for size, value in sorted(points)], strict=True), marker, label=label
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes of the file, kB")
+    axes.set_ylabel(f"accuracy on {reference['rows']:,} rows, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Read, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/healing"))
+    parser.add_argument("--redraw", action="store_true", help="from results.json")
+    arguments = parser.parse_args()
+    stored = HERE / "results.json"
+    if arguments.redraw:
+        content = json.loads(stored.read_text(encoding="utf-8"))
+    else:
+        names = [name for name, *_ in [*HEADLINES, *INGREDIENTS]]
+        found = [(name, arguments.work / name / "report.json") for name in names]
+        runs = [kept(name, read_report(path)) for name, path in found if path.is_file()]
+        machine = (
+            f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, two runs at a time with one thread each, "
+            f"{platform.system()}, Python {platform.python_version()}, torch {version('torch')}, no GPU"
+        )
+        content = {"head": f"`{COMMAND}`, {machine}.", "runs": runs}
+        stored.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (HERE / "results.md").write_text(page(content["runs"], content["head"]), encoding="utf-8")
+    picture(content["runs"], HERE.parents[1] / "docs" / "images" / "healing.svg")
+
+
+if __name__ == "__main__":
+    main()
