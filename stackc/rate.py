@@ -101,10 +101,11 @@ class CodeBits(NamedTuple):
         """
         codes = codes.detach()
         shape = codes.shape
+        if not codes.numel():
+            none = torch.zeros(shape, device=codes.device)
+            return cls(0.0, none, none)
         matrix = codes.reshape(shape[0], -1) if codes.ndim > 1 else codes.reshape(1, -1)
         sizes = matrix.abs().to(torch.float32)
-        if not sizes.numel():
-            return cls(0.0, sizes.reshape(shape), sizes.reshape(shape))
         used = sizes.amax(1) > 0
         rows, columns = sizes.shape
         share = float(used.sum()) / rows

@@ -14,10 +14,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import stackc
 from stackc.cli.progress import showing_progress
+from stackc.recipe.document import read_document
 
 HERE = Path(__file__).parent
 
@@ -34,7 +33,7 @@ INGREDIENTS = [
 
 def recipe_of(file: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """A recipe with the model, the teacher and the data of the command line."""
-    recipe: dict[str, Any] = yaml.safe_load((HERE / "recipes" / file).read_text(encoding="utf-8"))
+    recipe: dict[str, Any] = read_document(HERE / "recipes" / file).value
     recipe["model"] = arguments.model
     recipe["task"] = {"name": "text-classification", "data": arguments.data, "train": arguments.train}
     for stage in recipe["stages"]:
