@@ -87,7 +87,7 @@ class CodeBits(NamedTuple):
 
     def __call__(self, codes: Tensor) -> Tensor:
         """Bits of codes, 0-d; the gradient of each code is the price of its next unit, towards zero."""
-        result: Tensor = _functions()[1].apply(codes, self.first, self.further)
+        result: Tensor = _functions()[1].apply(codes.to(self.first.dtype), self.first, self.further)
         return result + self.fixed
 
     @classmethod
