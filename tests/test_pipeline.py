@@ -309,6 +309,8 @@ def adapted(name: str, model: Path, task: dict[str, object]) -> Any:
     for index, stage in enumerate(document.value["stages"]):
         if isinstance(stage, dict) and isinstance(stage.get("rank"), int):
             assignments.append(f"stages[{index}].rank={min(stage['rank'], 2)}")
+        if isinstance(stage, dict) and stage["use"] == "heal":
+            assignments += [f"stages[{index}].{key}" for key in ("steps=4", "batch_size=8", "holdout=10", "data=[]")]
     if "allocate" in document.value:
         assignments.append("allocate.ratio=8")
     return parse_recipe(override(document, assignments))
