@@ -22,7 +22,8 @@ from stackc.calibration import Calibration, calibration_batches
 from stackc.encode import EncodedTensor, encode_tensor, is_calibrated
 from stackc.errors import DataError, ModelError, PlanError, TensorError
 from stackc.healing.checkpoint import CheckpointFolder
-from stackc.healing.stage import Healing, check_heal, heal_stages
+from stackc.healing.checks import check_heal, heal_stages
+from stackc.healing.stage import Healing
 from stackc.judge import Judge, prepare_judge
 from stackc.measure import decode_and_compare
 from stackc.meter import MemoryMeter

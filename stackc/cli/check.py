@@ -45,6 +45,7 @@ def check(
     from stackc.cli.terminal import write_json
     from stackc.controls.choose import require_controls, with_controls
     from stackc.errors import RecipeError
+    from stackc.healing.checks import check_heal
     from stackc.plan import plan_recipe
     from stackc.recipe.lock import locked_choices
     from stackc.reference import open_reference
@@ -57,6 +58,7 @@ def check(
         raise RecipeError(f"the recipe {parsed.name} names no model; give one with --model")
     reference = open_reference(source)
     require_target(parsed)
+    check_heal(parsed)
     plan = plan_recipe(parsed, reference.specs, reference.ties, locked_choices(parsed))
     found = find_task(parsed.task)
     result = checked(plan, model=reference.source, task=found.name)
@@ -93,6 +95,8 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
     table.add_column("at fixed\nwidth", justify="right", no_wrap=True)
     for number, stage in enumerate(result.stages):
         planes = ", ".join(f"{group.plane} {group.count:,} ({group.dtype})" for group in stage.planes) or "nothing"
+        if stage.trains:
+            planes = f"trains {plural(stage.matched, 'tensor')}"
         bound = "at most " if stage.upper_bound else ""
         verb = "packs " if stage.packs else ""
         row = (

@@ -47,6 +47,7 @@ class CheckedStage(msgspec.Struct, frozen=True, kw_only=True):
     on: list[str]
     matched: int
     packs: bool
+    trains: bool = False
     planes: list[PlaneGroup]
     skipped: list[Skips]
     upper_bound: bool
@@ -123,6 +124,7 @@ def _stage(plan: Plan, index: int) -> CheckedStage:
         on=list(stage.stage.on),
         matched=stage.matched,
         packs=stage.stage.is_packer,
+        trains=stage.stage.is_training,
         planes=_groups(plan, index),
         skipped=[Skips(reason, planes) for reason, planes in sorted(reasons.items(), key=lambda item: -len(item[1]))],
         # A choice of an earlier stage leaves the sizes of the later ones open too.
@@ -132,8 +134,9 @@ def _stage(plan: Plan, index: int) -> CheckedStage:
 
 
 def _changed(config: Transform | Packer | TrainingStage) -> dict[str, Any]:
+    plain = msgspec.to_builtins(config)
     fields = msgspec.structs.fields(type(config))
-    return {f.name: getattr(config, f.name) for f in fields if getattr(config, f.name) != f.default}
+    return {f.name: plain[f.name] for f in fields if getattr(config, f.name) != f.default}
 
 
 def _groups(plan: Plan, index: int) -> list[PlaneGroup]:

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stackc.artifact.writer import ArtifactWriter
 from stackc.calibration import named_weights
 from stackc.encode import Walker
-from stackc.errors import DataError, ModelError, PlanError, RecipeError
+from stackc.errors import ModelError, PlanError
 from stackc.healing.batches import Batches
 from stackc.healing.checkpoint import CheckpointFolder
+from stackc.healing.checks import heal_settings
 from stackc.healing.latents import Hardened, Start, TrainedTensor
 from stackc.healing.memory import keep_freed_memory
 from stackc.healing.price import Size
 from stackc.healing.settings import Heal
 from stackc.healing.student import Student
 from stackc.healing.teacher import teacher_logits
-from stackc.healing.texts import TrainingTexts, check_sources, training_texts
+from stackc.healing.texts import TrainingTexts, training_texts
 from stackc.healing.train import Rows, Trained, Training
 from stackc.lazy import torch
 from stackc.parallel import map_ordered
@@ -57,36 +58,6 @@ class Healed(NamedTuple):
             for name, hardened in self.tensors.items()
             for path, transform in hardened.transforms.items()
         }
-
-
-def heal_stages(recipe: Recipe) -> list[int]:
-    """Numbers of the stages that heal."""
-    return [index for index, stage in enumerate(recipe.stages) if isinstance(stage.config, Heal)]
-
-
-def check_heal(recipe: Recipe) -> None:
-    """Find out cheaply whether what the heal stages of a recipe need can be there.
-
-    Raises
-    ------
-    DataError, DependencyError
-        If a source of text is missing or not known.
-    RecipeError
-        If a size is aimed at that the stage cannot know.
-    """
-    for index in heal_stages(recipe):
-        heal = _settings(recipe, index)
-        where = f"stages[{index}] (heal)"
-        try:
-            check_sources(heal.data)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from error
-        later = [stage.use for stage in recipe.stages[index + 1 :] if not stage.is_packer]
-        if heal.bytes is not None and later:
-            raise RecipeError(
-                f"{where}: 'bytes' aims at the size of the file, which is not known while {later[0]} comes after it; put only "
-                "packers after it, or give 'rate', a price of bits"
-            )
 
 
 class Healing:
@@ -151,7 +122,7 @@ class Healing:
             If the model or the teacher does not run, or their classes differ.
         """
         keep_freed_memory()
-        heal = _settings(plan.recipe, index)
+        heal = heal_settings(plan.recipe, index)
         accelerator = _accelerator(heal, index)
         starts = {tensor.name: self._start(tensor, index, healed) for tensor in plan.tensors if index in tensor.trained}
         model = self._reference.build().float().to(accelerator.device)
@@ -321,12 +292,6 @@ class _Measure:
                 writer.add(tensor.names, tensor.spec, stack, packed)
                 sizes |= priced
             return Size(writer.projected_bytes(self._healing.files), sizes)
-
-
-def _settings(recipe: Recipe, index: int) -> Heal:
-    config = recipe.stages[index].config
-    assert isinstance(config, Heal)
-    return config
 
 
 def _accelerator(heal: Heal, index: int) -> Any:

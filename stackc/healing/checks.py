@@ -1,0 +1,45 @@
+"""What can be found out about the heal stages of a recipe before any work is done."""
+
+from __future__ import annotations
+
+from stackc.errors import DataError, RecipeError
+from stackc.healing.settings import Heal
+from stackc.healing.texts import check_sources
+from stackc.recipe.recipe import Recipe
+
+
+def heal_stages(recipe: Recipe) -> list[int]:
+    """Numbers of the stages that heal."""
+    return [index for index, stage in enumerate(recipe.stages) if isinstance(stage.config, Heal)]
+
+
+def check_heal(recipe: Recipe) -> None:
+    """Find out cheaply whether what the heal stages of a recipe need can be there.
+
+    Raises
+    ------
+    DataError, DependencyError
+        If a source of text is missing or not known.
+    RecipeError
+        If a size is aimed at that the stage cannot know.
+    """
+    for index in heal_stages(recipe):
+        heal = heal_settings(recipe, index)
+        where = f"stages[{index}] (heal)"
+        try:
+            check_sources(heal.data)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        later = [stage.use for stage in recipe.stages[index + 1 :] if not stage.is_packer]
+        if heal.bytes is not None and later:
+            raise RecipeError(
+                f"{where}: 'bytes' aims at the size of the file, which is not known while {later[0]} comes after it; put only "
+                "packers after it, or give 'rate', a price of bits"
+            )
+
+
+def heal_settings(recipe: Recipe, index: int) -> Heal:
+    """The settings of a stage that heals."""
+    config = recipe.stages[index].config
+    assert isinstance(config, Heal)
+    return config
