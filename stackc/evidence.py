@@ -73,7 +73,7 @@ def sparkline(values: Sequence[float], *, ascii_only: bool = False, width: int =
 def _healing_line(stage: HealingSummary) -> str:
     teacher = f"answers of {printable(stage.teacher)}"
     if stage.stronger_teacher:
-        teacher += ", which is a stronger model and not the reference"
+        teacher += ", which is another model than the reference"
     sources = f" from {', '.join(map(printable, stage.sources))}" if stage.sources else ""
     parts = [
         f"stages[{stage.stage}] trained {stage.latent} on {plural(stage.rows, 'row')}{sources} in "
@@ -82,7 +82,7 @@ def _healing_line(stage: HealingSummary) -> str:
     ]
     if stage.dropped:
         verb = "was" if stage.dropped == 1 else "were"
-        parts.append(f"{plural(stage.dropped, 'row')} {verb} dropped, being texts of the evaluation split")
+        parts.append(f"{plural(stage.dropped, 'row')} {verb} dropped, being evaluated or held out")
     if stage.estimated_bytes is not None:
         packed = ""
         if stage.packed_bytes:

@@ -208,7 +208,8 @@ class LossCurves:
         for stage in self._healing:
             values = [point.divergence for point in stage.curve]
             drawn = sparkline(values, ascii_only=options.ascii_only)
-            ends = f"{three_digits(values[0])} to {three_digits(values[-1])}, best {three_digits(min(values))}"
+            kept = next((point.divergence for point in stage.curve if point.step == stage.best_step), values[-1])
+            ends = f"{three_digits(values[0])} to {three_digits(values[-1])}, kept {three_digits(kept)}"
             yield Text(f"stages[{stage.stage}] divergence on held-out rows {drawn} {ends} nats")
 
 

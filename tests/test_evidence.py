@@ -92,8 +92,8 @@ def test_a_heal_stage_is_one_sentence() -> None:
     (line,) = [line for line in summary_lines(FULL) if line.startswith("stages[3]")]
     assert line == (
         "stages[3] trained planes on 206,100 rows from sst2/train.tsv, demo/imdb-sentences in 9,660 steps (812 s) "
-        "towards the answers of models/large, which is a stronger model and not the reference; "
-        "kept step 9,200, the best on 1,000 held-out rows; 12 rows were dropped, being texts of the evaluation split; "
+        "towards the answers of models/large, which is another model than the reference; "
+        "kept step 9,200, the best on 1,000 held-out rows; 12 rows were dropped, being evaluated or held out; "
         "its planes were estimated at 49,000 bytes, packed 50,000 (-2.0 %), at a price of 4e-07 per bit"
     )
 
@@ -130,7 +130,7 @@ def test_seeds_are_summed_up() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_curves_are_shown_where_there_are_some(encoding: str) -> None:
     text = printed(LossCurves(FULL), encoding)
-    assert "0.800 to 0.0889, best 0.0889 nats" in text
+    assert "0.800 to 0.0889, kept 0.0889 nats" in text
     assert ("█" in text) == (encoding == "utf-8")
     assert not LossCurves(REPORT)
 

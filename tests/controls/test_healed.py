@@ -69,7 +69,7 @@ def test_the_linear_control_has_the_texts_of_the_heal_stage(report: Report) -> N
 
 def test_all_of_it_is_said(report: Report) -> None:
     said = "\n".join(summary_lines(report))
-    assert "2 rows were dropped, being texts of the evaluation split" in said
+    assert "2 rows were dropped, being evaluated or held out" in said
     assert all(row.verdict in said for row in report.controls)
     assert "mean of 2 seeds (0, 1)" in said
 
