@@ -48,6 +48,7 @@ def main() -> None:
     for name in ("model", "teacher", "data", "train"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--only", action="append", help="names of runs; all without it")
+    parser.add_argument("--seeds", type=int, help="instead of three; a run with fewer is not repeated for more")
     parser.add_argument("--work", type=Path, default=Path("runs/healing"))
     arguments = parser.parse_args()
     for name, file, seeds, controls in [*HEADLINES, *INGREDIENTS]:
@@ -59,7 +60,7 @@ def main() -> None:
                 recipe_of(file, arguments),
                 output=folder,
                 resume=True,
-                seeds=seeds,
+                seeds=arguments.seeds or seeds,
                 controls=controls,
                 every_stage=False,
                 progress=progress,
