@@ -103,6 +103,14 @@ class Hadamard(Transform, frozen=True):
         """Blocks lie within rows, so that rows of ``rotated`` are rows of the input, unless there is one axis only."""
         return {"rotated": weights} if planes["rotated"].ndim > 1 else {}
 
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rotate; differentiable."""
+        return {"rotated": _rotate(x.to(planes["rotated"].dtype), self.size)}
+
+    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
+        """Rows of ``rotated`` are rows of the input."""
+        return {"rotated": index}
+
 
 def _rotate(x: Tensor, size: int) -> Tensor:
     """Fast Walsh-Hadamard transform of every block of ``size`` values along the last axis: sums and differences.

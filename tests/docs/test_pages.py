@@ -11,7 +11,7 @@ import pytest
 
 import stackc
 from stackc import errors
-from tests.helpers.tiny import tiny_classifier
+from tests.helpers.tiny import tiny_classifier, tiny_reviews
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("C*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -23,9 +23,14 @@ def page(name: str) -> str:
 
 def test_python_api(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = tiny_classifier(tmp_path / "tiny")
+    reviews = tiny_reviews(tmp_path / "reviews")
+    names = {
+        "folder": str(tiny_classifier(tmp_path / "tiny")),
+        "reviews": str(reviews),
+        "training": str(reviews.with_name("reviews-train.tsv")),
+    }
     parsed = doctest.DocTestParser().get_doctest(
-        page("docs/python-api.md"), {"folder": str(folder)}, "python-api.md", "docs/python-api.md", 0
+        page("docs/python-api.md"), names, "python-api.md", "docs/python-api.md", 0
     )
     assert len(parsed.examples) > 25
     failures: list[str] = []
