@@ -75,10 +75,11 @@ def page(runs: list[dict[str, Any]], head: str) -> str:
         "",
         "## At three sizes, beside controls",
         "",
-        "Mean and standard deviation over seeds. Controls are run for the first seed.",
+        "The file of the first seed; mean and standard deviation where there are more. Controls are run for the first seed.",
         "",
-        "| | bytes | ratio | accuracy % | retention % | by seed, correct of rows | estimate over packed |",
-        "|---|--:|--:|--:|--:|---|--:|",
+        "| | bytes | ratio | accuracy % [95 %] | retention % [95 %] | skill kept % | agreement % | KL | over seeds "
+        "| estimated over packed bytes | minutes of training |",
+        "|---|--:|--:|---|---|--:|--:|--:|---|--:|--:|",
     ]
     for name, *_ in HEADLINES:
         if name in by_name:
@@ -113,15 +114,20 @@ def _percent(share: float | None) -> str:
 
 def _headline(run: dict[str, Any]) -> str:
     seeds, score = run["seeds"], msgspec.convert(run["score"], Score)
-    values = [round(one["score"]["value"] * one["score"]["rows"]) for one in seeds["runs"]]
     healing = run["healing"][-1]
     ratio = run["reference bytes"] / run["bytes"]
+    spread = "-"
+    if seeds:
+        spread = ", ".join(
+            f"{100 * seeds[what]['mean']:.1f} ± {100 * seeds[what]['deviation']:.1f} {of}"
+            for what, of in (("value", "accuracy"), ("retention", "retention"))
+        )
     return (
-        f"| {run['name']} | {run['bytes']:,} | {ratio:.0f}x "
-        f"| {_percent(seeds['value']['mean'])} ± {100 * seeds['value']['deviation']:.1f} "
-        f"| {_percent(seeds['retention']['mean'])} ± {100 * seeds['retention']['deviation']:.1f} "
-        f"| {', '.join(map(str, values))} of {score.rows} "
-        f"| {healing['estimated bytes'] / healing['packed bytes']:.3f} |"
+        f"| {run['name']} | {run['bytes']:,} | {ratio:,.0f}x "
+        f"| {_percent(score.value)} [{_percent(score.low)}, {_percent(score.high)}] "
+        f"| {_percent(score.retention)} [{_percent(score.retention_low)}, {_percent(score.retention_high)}] "
+        f"| {_percent(score.skill_retention)} | {_percent(score.agreement)} | {score.kl:.3f} | {spread} "
+        f"| {healing['estimated bytes'] / healing['packed bytes']:.3f} | {healing['seconds'] / 60:.0f} |"
     )
 
 
@@ -161,9 +167,8 @@ def picture(runs: list[dict[str, Any]], path: Path) -> None:
     axes.axhline(100 * reference["value"], color="0.5", linewidth=1, zorder=1)
     groups: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
-        if run["seeds"]:
-            for one in run["seeds"]["runs"]:
-                groups.setdefault("healed, three seeds", []).append((one["bytes"], one["score"]["value"]))
+        if run["controls"]:
+            groups.setdefault("healed", []).append((run["bytes"], run["score"]["value"]))
             for control in run["controls"]:
                 if control["score"] is not None:
                     groups.setdefault(control["control"], []).append((control["bytes"], control["score"]["value"]))

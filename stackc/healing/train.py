@@ -28,7 +28,7 @@ _WARM_UP = 0.02
 _LARGEST_GRADIENT = 1.0
 
 #: Bits are counted in every second step, at twice their price: the codes of a whole model take as long as its layers.
-_PRICED = 2
+PRICED_EVERY = 2
 
 #: Steps between two choices of masks and bases, where they are chosen again.
 _RECHOICE = 4 * REFRESH
@@ -182,9 +182,9 @@ class Training:
             raise ModelError(
                 f"heal: the loss is not finite at step {self._step + 1}; a smaller 'lr' than {settings.lr:g} may do"
             )
-        if self._pricing.active and self._step % _PRICED == 0:
+        if self._pricing.active and self._step % PRICED_EVERY == 0:
             bits = self._pricing.bits()
-            loss = loss + _PRICED * self._pricing.update(self._step, float(bits.detach())) * bits
+            loss = loss + PRICED_EVERY * self._pricing.update(self._step, float(bits.detach())) * bits
         self._accelerator.backward(loss)
         self._accelerator.clip_grad_norm_(self._parameters, _LARGEST_GRADIENT)
         self._optimiser.step()
