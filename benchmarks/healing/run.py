@@ -49,6 +49,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--only", action="append", help="names of runs; all without it")
     parser.add_argument("--seeds", type=int, help="instead of three; a run with fewer is not repeated for more")
+    parser.add_argument("--control", action="append", help="instead of all three")
     parser.add_argument("--work", type=Path, default=Path("runs/healing"))
     arguments = parser.parse_args()
     for name, file, seeds, controls in [*HEADLINES, *INGREDIENTS]:
@@ -61,7 +62,7 @@ def main() -> None:
                 output=folder,
                 resume=True,
                 seeds=arguments.seeds or seeds,
-                controls=controls,
+                controls=(arguments.control or controls) if controls else (),
                 every_stage=False,
                 progress=progress,
             )
