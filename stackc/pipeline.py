@@ -22,7 +22,7 @@ from stackc.calibration import Calibration, calibration_batches
 from stackc.encode import EncodedTensor, encode_tensor, is_calibrated
 from stackc.errors import DataError, ModelError, PlanError, TensorError
 from stackc.healing.checkpoint import CheckpointFolder
-from stackc.healing.checks import check_heal, heal_stages
+from stackc.healing.checks import check_heal, heal_settings, heal_stages
 from stackc.healing.stage import Healing
 from stackc.judge import Judge, prepare_judge
 from stackc.measure import decode_and_compare
@@ -236,7 +236,7 @@ def compress_to_file(
         ),
         seconds=clock.seconds,
         versions=versions(),
-        notes=[*notes, *_lock_notes(recipe, digest)],
+        notes=[*notes, *_size_notes(recipe, size), *_lock_notes(recipe, digest)],
         healing=summaries,
         allocation=allocation.summary(size) if allocation is not None else None,
     )
@@ -274,6 +274,19 @@ def _check_lock(recipe: Recipe, source: str, found: str) -> None:
             f"the lock was made for weights with fingerprint {recipe.lock.reference[:16]}, {source} has {found[:16]}; use "
             "that reference, or remove the 'lock' key to run the recipe on this one"
         )
+
+
+def _size_notes(recipe: Recipe, size: int) -> list[str]:
+    """Where training did not reach the size that it was given."""
+    notes = []
+    for index in heal_stages(recipe):
+        target = heal_settings(recipe, index).target_bytes
+        if target is not None and size > target:
+            notes.append(
+                f"stages[{index}] (heal): the file is {size - target:,} bytes above the {target:,} that it was to have; more "
+                "steps, or a slightly smaller 'bytes', may do"
+            )
+    return notes
 
 
 def _lock_notes(recipe: Recipe, digest: str) -> list[str]:

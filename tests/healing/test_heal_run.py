@@ -209,6 +209,13 @@ def test_a_size_is_reached(compress) -> None:
     target = round(0.85 * free.file.bytes)
     _, report = compress(STEPS, {**HEAL, "steps": 150, "evaluations": 15, "bytes": target}, *PACK)
     assert 0.9 * target < report.file.bytes <= target
+    assert not [note for note in report.notes if "above the" in note]
+
+
+def test_a_size_that_is_out_of_reach_is_noted(compress) -> None:
+    _, report = compress(STEPS, {**HEAL, "steps": 3, "bytes": 100}, *PACK)
+    (note,) = [note for note in report.notes if "above the 100 that it was to have" in note]
+    assert note.startswith(f"stages[1] (heal): the file is {report.file.bytes - 100:,} bytes above")
     assert only(report).price > 0
 
 
