@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stackc.encode import Healed
-    from stackc.healing.latents import Hardened
     from stackc.reference import Reference
     from stackc.tasks import Task
 
@@ -181,7 +180,7 @@ def compress_to_file(
         first = 0 if every_stage else len(plan.stages) - 1
         paths = [folder / f"{stage}.stackc" for stage in range(first, len(plan.stages))]
         locked = choices
-        healed: dict[int, Mapping[str, Hardened]] = {}
+        healed: Healed = {}
         summaries: list[HealingSummary] = []
         if allocation is not None or not heal_stages(recipe):
             while True:
@@ -194,16 +193,8 @@ def compress_to_file(
                     if allocation is None or allocation.accept(encoded.file_bytes[-1]):
                         break
         if heal_stages(recipe):
-            for index in heal_stages(recipe):
-                with clock.measure("settle"):
-                    plan, choices = settle(plan, reference.tensor, weights, choices, moments, index, healed)
-                with clock.measure("heal"):
-                    result = healing.run(plan, index, healed)
-                healed[index] = result.tensors
-                choices[index] = {**choices.get(index, {}), **result.transforms}
-                summaries.append(result.summary)
-            with clock.measure("settle"):
-                plan, choices = settle(plan, reference.tensor, weights, choices, moments, healed=healed)
+            with clock.measure("heal"):
+                plan, choices, healed, summaries = healing.run_all(plan, choices)
             with clock.measure("encode"):
                 encoded = _encode_model(plan, reference, weights, moments, healed, paths, progress)
         for index, chosen in encoded.packers.items():

@@ -13,7 +13,7 @@ from stackc.encode import Walker
 from stackc.errors import ModelError, PlanError
 from stackc.healing.batches import Batches
 from stackc.healing.checkpoint import CheckpointFolder
-from stackc.healing.checks import heal_settings
+from stackc.healing.checks import heal_settings, heal_stages
 from stackc.healing.latents import Hardened, Start, TrainedTensor
 from stackc.healing.memory import keep_freed_memory
 from stackc.healing.price import Size
@@ -23,13 +23,15 @@ from stackc.healing.teacher import teacher_logits
 from stackc.healing.texts import TrainingTexts, training_texts
 from stackc.healing.train import Rows, Trained, Training
 from stackc.lazy import torch
+from stackc.packer import Packer
 from stackc.parallel import map_ordered
-from stackc.plan import Plan, TensorPlan, address
+from stackc.plan import Choices, Plan, TensorPlan, address
 from stackc.progress import Progress
 from stackc.recipe.lock import settings_fingerprint, versions
 from stackc.recipe.recipe import Recipe
 from stackc.reference import open_reference
 from stackc.report import HealingSummary
+from stackc.settle import settle
 from stackc.stack import join, stored_planes, with_transforms
 from stackc.transform import Transform
 
@@ -58,6 +60,15 @@ class Healed(NamedTuple):
             for name, hardened in self.tensors.items()
             for path, transform in hardened.transforms.items()
         }
+
+
+class AllHealed(NamedTuple):
+    """What all heal stages of a recipe leave: the settled plan, all choices, and what was trained, by stage."""
+
+    plan: Plan
+    choices: dict[int, dict[str, Transform | Packer]]
+    tensors: dict[int, Mapping[str, Hardened]]
+    summaries: list[HealingSummary]
 
 
 class Healing:
@@ -101,6 +112,29 @@ class Healing:
         self._files = files
         self._checkpoints = checkpoints
         self._progress = progress
+
+    def run_all(self, plan: Plan, choices: Choices) -> AllHealed:
+        """Train at every heal stage, in order; stages before each are settled on what those before have trained.
+
+        Parameters
+        ----------
+        plan : Plan
+            Of the recipe.
+        choices : mapping
+            Choices that are made already, by stage and plane.
+        """
+        made: dict[int, dict[str, Transform | Packer]] = {stage: dict(chosen) for stage, chosen in choices.items()}
+        healed: dict[int, Mapping[str, Hardened]] = {}
+        summaries = []
+        load = self._reference.tensor
+        for index in heal_stages(plan.recipe):
+            plan, made = settle(plan, load, self._weights, made, self._moments, index, healed)
+            result = self.run(plan, index, healed)
+            healed[index] = result.tensors
+            made[index] = {**made.get(index, {}), **result.transforms}
+            summaries.append(result.summary)
+        plan, made = settle(plan, load, self._weights, made, self._moments, healed=healed)
+        return AllHealed(plan, made, healed, summaries)
 
     def run(self, plan: Plan, index: int, healed: Mapping[int, Mapping[str, Hardened]]) -> Healed:
         """Train at one stage of a plan that is settled up to it.
