@@ -260,9 +260,9 @@ def test_reports_that_cannot_be_read(tmp_path, text: str | None, message: str) -
 
 def test_a_run_that_finishes_second_does_not_replace_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The output folder is checked again at the end: another run may have filled it in the meantime."""
-    import stackc.pipeline
+    import stackc.controls.run
 
-    whole = stackc.pipeline.compress_to_file
+    whole = stackc.controls.run.compress_to_file
     folder = tmp_path / "out"
 
     def meanwhile(*arguments: Any, **options: Any) -> Any:
@@ -271,7 +271,7 @@ def test_a_run_that_finishes_second_does_not_replace_the_first(tmp_path: Path, m
         (folder / "model.stackc").write_text("the other run's")
         return result
 
-    monkeypatch.setattr(stackc.pipeline, "compress_to_file", meanwhile)
+    monkeypatch.setattr(stackc.controls.run, "compress_to_file", meanwhile)
     with pytest.raises(OutputError, match="exists already"):
         run({"stages": ["raw"]}, torch.nn.Linear(2, 2), output=folder)
     assert (folder / "model.stackc").read_text() == "the other run's"

@@ -19,7 +19,7 @@ from stackc.calibration import named_weights
 from stackc.encode import Walker
 from stackc.healing.batches import Batches
 from stackc.healing.latents import Start, TrainedTensor
-from stackc.healing.memory import keep_freed_memory
+from stackc.healing.memory import keeping_freed_memory
 from stackc.healing.price import Pricing
 from stackc.healing.settings import Heal
 from stackc.healing.student import Student
@@ -43,7 +43,6 @@ def main() -> None:
     parser.add_argument("--train", required=True)
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
-    keep_freed_memory()
     torch.set_num_threads(1)
     reference = open_reference(arguments.model)
     with open(arguments.train, encoding="utf-8", newline="") as file:
@@ -57,14 +56,15 @@ def main() -> None:
     plain_step = _step(lambda inputs: plain(**inputs).logits, list(plain.parameters()), None)
     sides = {"plain": plain_step, "healed": _healed(reference, 0.0), "healed, bits priced": _healed(reference, 1e-7)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    # As many steps at a time as the training loop has between two in which it counts bits.
-    for number in range(arguments.steps + 5):
-        for name, step in sides.items():
-            begin = time.perf_counter()
-            for each in range(PRICED_EVERY):
-                step(batches.at(PRICED_EVERY * number + each).inputs, priced=each == 0)
-            if number >= 5:
-                seconds[name].append((time.perf_counter() - begin) / PRICED_EVERY)
+    with keeping_freed_memory():
+        # As many steps at a time as the training loop has between two in which it counts bits.
+        for number in range(arguments.steps + 5):
+            for name, step in sides.items():
+                begin = time.perf_counter()
+                for each in range(PRICED_EVERY):
+                    step(batches.at(PRICED_EVERY * number + each).inputs, priced=each == 0)
+                if number >= 5:
+                    seconds[name].append((time.perf_counter() - begin) / PRICED_EVERY)
     for name, values in seconds.items():
         ratios = [mine / its for mine, its in zip(values, seconds["plain"], strict=True)]
         print(f"{name:20s} median {1000 * statistics.median(values):6.1f} ms, {statistics.median(ratios):.2f} of plain")

@@ -36,7 +36,7 @@ class TrainedTensor:
     --------
     >>> import torch
     >>> from stackc.registry import find, find_packer
-    >>> from stackc.stack import Branch
+    >>> from stackc.stack import Branch, Leaf
     >>> x, step = torch.tensor([[0.9, -0.4], [2.1, 0.2]]), find("int").stage(step=0.5, bits=4)
     >>> stack = Branch(step, {"codes": Leaf(find_packer("raw")), "scale": Leaf(find_packer("raw"))})
     >>> trained = TrainedTensor(stack, PlaneSpec.of(x), Start(step.encode(x), {"": x}), "planes")

@@ -4,25 +4,50 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-#: Parameters of ``mallopt`` in glibc's ``malloc.h``.
+#: Parameters of ``mallopt`` in glibc's ``malloc.h``, and what glibc begins with for both.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_DEFAULT = 128 * 1024
 
-_PLENTY = (1 << 31) - 1
+#: Blocks up to this size are kept, and as much as this of what is free.
+_LARGE_BLOCK, _PLENTY = 1 << 30, (1 << 31) - 1
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to keep large blocks for the next use; returns whether there is one that listened.
+@contextmanager
+def keeping_freed_memory() -> Iterator[bool]:
+    """Let glibc's allocator keep large blocks for the next use; elsewhere nothing changes.
+
+    Yields
+    ------
+    bool
+        Whether there is an allocator that listens.
 
     Examples
     --------
-    >>> keep_freed_memory() in (True, False)
+    >>> with keeping_freed_memory() as kept:
+    ...     kept in (True, False)
     True
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
+    allocator = _allocator()
+    if allocator is None:
+        yield False
+        return
+    kept = allocator.mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK) and allocator.mallopt(_TRIM_THRESHOLD, _PLENTY)
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(mallopt(_MMAP_THRESHOLD, 1 << 30) and mallopt(_TRIM_THRESHOLD, _PLENTY))
+        yield bool(kept)
+    finally:
+        allocator.mallopt(_MMAP_THRESHOLD, _DEFAULT)
+        allocator.mallopt(_TRIM_THRESHOLD, _DEFAULT)
+        allocator.malloc_trim(0)
+
+
+def _allocator() -> ctypes.CDLL | None:
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    try:
+        library = ctypes.CDLL(None)
+    except OSError:
+        return None
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None

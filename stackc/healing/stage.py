@@ -15,7 +15,7 @@ from stackc.healing.batches import Batches
 from stackc.healing.checkpoint import CheckpointFolder
 from stackc.healing.checks import heal_settings, heal_stages
 from stackc.healing.latents import Hardened, Start, TrainedTensor
-from stackc.healing.memory import keep_freed_memory
+from stackc.healing.memory import keeping_freed_memory
 from stackc.healing.price import Size
 from stackc.healing.settings import Heal
 from stackc.healing.student import Student
@@ -155,7 +155,6 @@ class Healing:
         ModelError
             If the model or the teacher does not run, or their classes differ.
         """
-        keep_freed_memory()
         heal = heal_settings(plan.recipe, index)
         accelerator = _accelerator(heal, index)
         starts = {tensor.name: self._start(tensor, index, healed) for tensor in plan.tensors if index in tensor.trained}
@@ -193,7 +192,8 @@ class Healing:
             accelerator=accelerator,
             checkpoints=self._checkpoints.of_stage(index, self._identity(plan.recipe, index, teacher, texts)),
         )
-        trained = training.run(self._progress)
+        with keeping_freed_memory():
+            trained = training.run(self._progress)
         hardened = {name: tensor.harden() for name, tensor in tensors.items()}
         return Healed(hardened, self._summary(heal, index, teacher, texts, trained, training, measure))
 

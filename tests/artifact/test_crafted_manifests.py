@@ -357,10 +357,11 @@ def test_anything_anywhere_is_refused_or_changes_no_shape(small: Path, tmp_path_
 def test_a_file_cannot_ask_for_planes_without_end(tmp_path: Path) -> None:
     """Every full-rank PCA doubles the planes: seven of them would cost 128 times the tensor to decode."""
     seed = {"use": "seed", "rank": 128, "center": False}
+    again = {**seed, "on": "*/{basis,scores}"}
     x = torch.eye(128)
-    honest = write_artifact(tmp_path / "honest.stackc", {"x": (x, [seed] * 5)})
+    honest = write_artifact(tmp_path / "honest.stackc", {"x": (x, [seed] + [again] * 4)})
     with Artifact(honest) as artifact:
         assert torch.dist(artifact["x"], x) < 1e-3
-    costly = write_artifact(tmp_path / "costly.stackc", {"x": (x, [seed] * 7)})
+    costly = write_artifact(tmp_path / "costly.stackc", {"x": (x, [seed] + [again] * 6)})
     with Artifact(costly) as artifact, pytest.raises(ArtifactError, match="more than 64 times its own bytes"):
         artifact["x"]

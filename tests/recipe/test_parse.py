@@ -302,7 +302,9 @@ def test_a_file_wins_over_a_shipped_recipe(tmp_path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("source", ["int9", "recipes/int9.yaml", "other/int8.yaml", ""])
 def test_a_recipe_that_is_not_there(source: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RecipeError, match=r"there is no recipe .*give a YAML file or one of allocated, int8, lossless"):
+    with pytest.raises(
+        RecipeError, match=r"there is no recipe .*give a YAML file or one of allocated, healed, int8, lossless"
+    ):
         load_recipe(source)
 
 
