@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= auto
 
-.PHONY: help install demo test lint types format baselines benchmark coding-benchmark claim-benchmark clean
+.PHONY: help install demo test lint types format baselines benchmark coding-benchmark claim-benchmark healing-benchmark clean
 
 help:
 	@echo "make demo        compress the built-in model with recipes/prune+seed+int8.yaml"
@@ -15,6 +15,7 @@ help:
 	@echo "make baselines   every recipe of the README's table, one after another"
 	@echo "make benchmark   time and memory on a larger model: make benchmark MODEL=folder DATA=file.tsv"
 	@echo "make coding-benchmark   the peers side by side: make coding-benchmark MINILM=folder BERT_TINY=folder DATA=file.tsv TRAIN=file.tsv"
+	@echo "make healing-benchmark   hours of training: make healing-benchmark MODEL=folder TEACHER=folder DATA=file.tsv TRAIN=file.tsv"
 	@echo "make claim-benchmark   the claim's table, replayed: make claim-benchmark MODEL=folder DATA=file.tsv TRAIN=file.tsv"
 	@echo "make clean       remove the environment and caches"
 
@@ -59,6 +60,11 @@ coding-benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/coding/speed.py --model $(MINILM)
 	$(BIN)/python benchmarks/coding/accuracy.py --model minilm=$(MINILM) --model bert-tiny=$(BERT_TINY) --data $(DATA) --train $(TRAIN)
 	$(BIN)/python benchmarks/coding/plot.py
+
+healing-benchmark: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/healing/run.py --model $(MODEL) --teacher $(TEACHER) --data $(DATA) --train $(TRAIN)
+	$(BIN)/python benchmarks/healing/report.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/healing/step_time.py --model $(MODEL) --train $(TRAIN)
 
 claim-benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/claim/run.py --model $(MODEL) --data $(DATA) --train $(TRAIN)
