@@ -24,6 +24,9 @@ from stackc.report import ControlRow, Report, read_report
 from stackc.tasks import Score
 
 HERE = Path(__file__).parent
+
+#: A control with less than this share of the result's bytes is none at equal bytes.
+_EQUAL = 0.9
 COMMAND = (
     "python benchmarks/healing/run.py --model bert-tiny-sst2 --teacher minilm-sst2 --data dev.tsv --train train.tsv"
 )
@@ -91,7 +94,7 @@ def page(runs: list[dict[str, Any]], head: str) -> str:
     ]
     for name, *_ in HEADLINES:
         for control in by_name.get(name, {}).get("controls", []):
-            lines.append(_control(name, msgspec.convert(control, ControlRow)))
+            lines.append(_control(name, msgspec.convert(control, ControlRow), by_name[name]["bytes"]))
     lines += [
         "",
         "## What each ingredient is worth",
@@ -131,14 +134,16 @@ def _headline(run: dict[str, Any]) -> str:
     )
 
 
-def _control(name: str, row: ControlRow) -> str:
-    score = row.score
+def _control(name: str, row: ControlRow, size: int) -> str:
+    score, words = row.score, row.verdict
+    if row.control == "random-init" and row.bytes < _EQUAL * size:
+        words = f"no control at equal bytes: its codes died out on the way to {size:,} bytes"
     accuracy = "-" if score is None else f"{_percent(score.value)} [{_percent(score.low)}, {_percent(score.high)}]"
     ahead, p = "-", "-"
     if row.difference is not None and row.difference_low is not None and row.difference_high is not None:
         ahead = f"{100 * row.difference:+.1f} [{100 * row.difference_low:+.1f}, {100 * row.difference_high:+.1f}]"
         p = f"{row.mcnemar_p:.2g}"
-    return f"| {name} | {row.control} | {row.bytes:,} | {accuracy} | {ahead} | {p} | {row.verdict} |"
+    return f"| {name} | {row.control} | {row.bytes:,} | {accuracy} | {ahead} | {p} | {words} |"
 
 
 def _ingredient(run: dict[str, Any]) -> str:
@@ -170,7 +175,9 @@ def picture(runs: list[dict[str, Any]], path: Path) -> None:
         if run["controls"]:
             groups.setdefault("healed", []).append((run["bytes"], run["score"]["value"]))
             for control in run["controls"]:
-                if control["score"] is not None:
+                # One that died out on the way is no control at equal bytes, and would hide the others.
+                equal = control["control"] != "random-init" or control["bytes"] >= _EQUAL * run["bytes"]
+                if control["score"] is not None and equal:
                     groups.setdefault(control["control"], []).append((control["bytes"], control["score"]["value"]))
         elif "rate" in run["name"]:
             groups.setdefault("healed at a fixed price, short training", []).append(
@@ -181,6 +188,9 @@ def picture(runs: list[dict[str, Any]], path: Path) -> None:
             *zip(*[(size / 1000, 100 * value) for size, value in sorted(points)], strict=True), marker, label=label
         )
     axes.set_xscale("log")
+    axes.set_xticks([20, 50, 100, 200, 400], ["20", "50", "100", "200", "400"])
+    axes.minorticks_off()
+    axes.text(axes.get_xlim()[1], 100 * reference["value"] + 0.15, "reference", color="0.4", fontsize=9, ha="right")
     axes.set_xlabel("bytes of the file, kB")
     axes.set_ylabel(f"accuracy on {reference['rows']:,} rows, %")
     axes.spines[["top", "right"]].set_visible(False)
@@ -208,7 +218,11 @@ def main() -> None:
             f"{platform.system()}, Python {platform.python_version()}, torch {version('torch')}, no GPU"
         )
         content = {"head": f"`{COMMAND}`, {machine}.", "runs": runs}
-        stored.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1) + "\n"
+        for _, path in found:  # where folders are on this machine is nobody's business
+            for summary in read_report(path).healing if path.is_file() else ():
+                text = text.replace(summary.teacher, Path(summary.teacher).name)
+        stored.write_text(text, encoding="utf-8")
     (HERE / "results.md").write_text(page(content["runs"], content["head"]), encoding="utf-8")
     picture(content["runs"], HERE.parents[1] / "docs" / "images" / "healing.svg")
 

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from stackc.reference import Reference
     from stackc.tasks import Task
 
+#: A control with less than this share of the result's bytes is none at equal bytes.
+_EQUAL = 0.9
+
 #: Training rows that ``linear`` holds out where no heal stage says how many.
 _HOLDOUT = 1000
 
@@ -193,6 +196,11 @@ class _Controls:
         verdict = control_sentence(control, found.metric, found.difference, interval, found.mcnemar_p)
         if control == "random-init" and is_healed(self._recipe) and not verdict.startswith("beats"):
             verdict += "; so nothing shows that the stored reference, and not the training, did the work"
+        if control == "random-init" and made.bytes < _EQUAL * self._budget:
+            verdict += (
+                f"; but its file came out at {made.bytes:,} bytes instead of {self._budget:,}, so that it is no control at equal "
+                "bytes"
+            )
         return ControlRow(
             control=control,
             description=made.description,

@@ -51,6 +51,7 @@ def test_random_weights_are_healed_towards_the_same_teacher_at_the_results_size(
     control = row(report, "random-init")
     assert "its price of bits steered towards the result's size" in control.description
     assert control.verdict.startswith("beats its random-init control")
+    assert ("no control at equal bytes" in control.verdict) == (control.bytes < 0.9 * report.file.bytes)
 
 
 def test_no_heal_is_the_rest_of_the_recipe(report: Report, tiny_model: Path, own_task: dict[str, object]) -> None:
