@@ -214,10 +214,11 @@ def main() -> None:
         found = [(name, arguments.work / name / "report.json") for name in names]
         runs = [kept(name, read_report(path)) for name, path in found if path.is_file()]
         machine = (
-            f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, two runs at a time with one thread each, "
+            f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, up to three runs at a time and other work beside them, one thread each, "
             f"{platform.system()}, Python {platform.python_version()}, torch {version('torch')}, no GPU"
         )
-        content = {"head": f"`{COMMAND}`, {machine}.", "runs": runs}
+        seeds = max(len(run["seeds"]["runs"]) if run["seeds"] else 1 for run in runs)
+        content = {"head": f"`{COMMAND} --seeds {seeds}`, {machine}.", "runs": runs}
         text = json.dumps(content, indent=1) + "\n"
         for _, path in found:  # where folders are on this machine is nobody's business
             for summary in read_report(path).healing if path.is_file() else ():

@@ -97,6 +97,8 @@ class Training:
         self._accelerator = accelerator
         self._checkpoints = checkpoints
         self._steps = settings.total_steps(len(rows.logits))
+        count = settings.evaluations
+        self._evaluated = {round(self._steps * number / count) for number in range(1, count + 1)}
         self._pricing = Pricing(settings, tensors, self._steps)
         self._parameters = [value for tensor in tensors.values() for value in tensor.parameters.values()]
         self._optimiser = accelerator.prepare_optimizer(torch.optim.Adam(self._parameters, lr=settings.lr, fused=True))
@@ -156,11 +158,6 @@ class Training:
         self._pricing.refresh()
         with torch.no_grad():
             return float(self._pricing.bits()) / 8, sum(size.priced.values())
-
-    @property
-    def _evaluated(self) -> set[int]:
-        count = self._settings.evaluations
-        return {round(self._steps * number / count) for number in range(1, count + 1)}
 
     def _train_on(self, batch: Batch) -> None:
         settings = self._settings
