@@ -188,7 +188,7 @@ class HealingSummary(msgspec.Struct, frozen=True, kw_only=True):
     rows, held_out : int
         Rows trained on, and training rows held out of them to choose the checkpoint by.
     dropped : int
-        Rows left out because they are texts of the evaluation split.
+        Rows left out because they are evaluated or held out, or a part of what is held out.
     sources : list of str
         Where the rows are from.
     steps, best_step : int

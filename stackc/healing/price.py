@@ -24,13 +24,16 @@ _RAMP = 0.3
 #: Share of the steps over which the size that is aimed at falls to the target, more slowly towards the end, since codes
 #: that have become zero do not come back; and after which the price stays as it is: the learning rate is too small then
 #: for codes to follow.
-_FALL, _SETTLED = 0.7, 0.95
+_FALL, _SETTLED = 0.55, 0.95
 
 #: How the price answers to a size that is off by a factor of e: at once, and per share of the steps.
 _AT_ONCE, _OVER_TIME = 6.0, 30.0
 
 #: The size aimed at, in parts of the target: what evaluations measure scatters, and may not exceed the target.
-_GOAL = 0.97
+_GOAL = 0.98
+
+#: A file smaller than so much of the goal pays nothing: codes of a random start would die before they have learnt.
+_FREE = 0.9
 
 #: A price of so many units of loss for the whole target begins near where most trainings end.
 _FIRST = 0.05
@@ -121,7 +124,7 @@ class Pricing:
             self._last = done
             first = _FIRST / (8 * goal)
             self.price = first * math.exp(min(max(self._integral + _AT_ONCE * error, -8.0), 8.0))
-        return self.price
+        return self.price if size >= _FREE * goal else 0.0
 
     def state(self) -> dict[str, Any]:
         """For checkpoints."""

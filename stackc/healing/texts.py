@@ -10,6 +10,7 @@ import msgspec
 
 from stackc.calibration import spread
 from stackc.errors import DataError
+from stackc.healing.holdout import hold_out
 from stackc.tasks.data import check_texts, normal_form, read_texts
 from stackc.tasks.task import Task
 
@@ -27,7 +28,7 @@ class Source(msgspec.Struct, frozen=True):
     rows : int
         Its texts that are trained on.
     dropped : int
-        Rows left out because they are, but for case and spaces, evaluation rows or held-out rows.
+        Rows left out because they are, but for case and spaces, evaluation rows, held-out rows or parts of held-out rows.
     """
 
     name: str
@@ -43,7 +44,7 @@ class TrainingTexts(NamedTuple):
     texts : list of str
         No two are the same, but for case and spaces.
     held_out : list of str
-        Training rows of the task that are in no form among the texts.
+        Training rows of the task that are in no form among the texts, nor is a part that only they have.
     sources : tuple of Source
         Where the texts come from, in their order.
     """
@@ -99,8 +100,8 @@ file, or demo/imdb-sentences
 def training_texts(task: Task, data: Sequence[str], rows: int | None, holdout: int) -> TrainingTexts:
     r"""Read what is trained on and what is held out.
 
-    Rows are held out by a hash of what they say, so that they are the same on every machine, and stay, but for a few,
-    when rows are added or reordered.
+    Rows are held out as `stackc.healing.holdout.hold_out` says, so that they are the same on every machine, and stay, but
+    for a few, when rows are added or reordered.
 
     Parameters
     ----------
@@ -142,13 +143,8 @@ def training_texts(task: Task, data: Sequence[str], rows: int | None, holdout: i
     distinct = {form: text for text, form in _distinct(own) if form not in evaluated}
     if not distinct:
         raise DataError("the task has no training rows that are not evaluation rows too: healing needs others")
-    if holdout >= len(distinct):
-        raise DataError(
-            f"holding out {holdout} of {len(distinct)} different training rows leaves none to train on: set 'holdout' to "
-            f"{max(len(distinct) // 10, 1)}, or give the task more training rows"
-        )
-    chosen = set(sorted(distinct, key=_hash)[:holdout])
-    forbidden = evaluated | chosen
+    held_out = hold_out(list(distinct), holdout)
+    forbidden = evaluated | held_out.rows | held_out.parts
     # The rows that are held out are not counted as dropped, other copies of them are.
     parts = [(TASK_ROWS, own), *_further(data, rows)]
     taken: set[str] = set()
@@ -164,7 +160,7 @@ def training_texts(task: Task, data: Sequence[str], rows: int | None, holdout: i
                 taken.add(form)
                 texts.append(text)
         sources.append(Source(name, len(texts) - before, dropped - (holdout if name == TASK_ROWS else 0)))
-    return TrainingTexts(texts, [text for form, text in distinct.items() if form in chosen], tuple(sources))
+    return TrainingTexts(texts, [text for form, text in distinct.items() if form in held_out.rows], tuple(sources))
 
 
 def _further(data: Sequence[str], rows: int | None) -> Iterator[tuple[str, list[str]]]:
@@ -187,7 +183,3 @@ def _distinct(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
         if form not in seen:
             seen.add(form)
             yield text, form
-
-
-def _hash(form: str) -> bytes:
-    return hashlib.blake2b(form.encode(), digest_size=16).digest()

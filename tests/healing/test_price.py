@@ -154,6 +154,13 @@ def test_a_target_that_is_met_already_needs_hardly_a_price() -> None:
     assert free[-1] < dear[-1] / 30
 
 
+def test_a_file_that_is_far_too_small_pays_nothing() -> None:
+    pricing = Pricing(Heal(bytes=10_000), {}, STEPS)
+    assert pricing.update(0, 8 * 20_000.0) > 0
+    assert pricing.update(1, 8 * 5_000.0) == 0
+    assert pricing.update(2, 8 * 9_700.0) > 0
+
+
 def test_a_target_below_what_no_price_can_lower_keeps_the_price_finite() -> None:
     _, prices = steer(300, Codes(60_000, 1e-7, 0.6), rest=400)
     assert all(math.isfinite(price) for price in prices)

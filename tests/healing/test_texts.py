@@ -55,12 +55,17 @@ def _file(folder: Path, *lines: str, name: str = "more.txt") -> str:
     return str(path)
 
 
+def _is_part(form: str, other: str) -> bool:
+    return form != other and f" {form} " in f" {other} "
+
+
 @given(st.lists(WORDS, min_size=1), st.lists(WORDS), st.lists(WORDS, min_size=1), st.integers(0, 4))
 def test_nothing_evaluated_or_held_out_is_trained_on(tmp_path_factory, train, evaluated, more, holdout):
     task = _Texts(tuple(train), tuple(evaluated))
     data = [_file(tmp_path_factory.getbasetemp(), *more)]
     different = {normal_form(text) for text in train} - {normal_form(text) for text in evaluated}
-    if holdout >= len(different):
+    whole = {form for form in different if not any(_is_part(form, other) for other in different)}
+    if not different or holdout > len(whole) or (holdout and holdout == len(whole)):
         with pytest.raises(DataError, match="training rows"):
             training_texts(task, data, None, holdout)
         return
@@ -68,13 +73,14 @@ def test_nothing_evaluated_or_held_out_is_trained_on(tmp_path_factory, train, ev
     forms = [normal_form(text) for text in found.texts]
     held_out = {normal_form(text) for text in found.held_out}
     assert len(found.held_out) == len(held_out) == holdout
-    assert held_out <= different
+    assert held_out <= whole
+    parts = {form for form in different - whole if {other for other in whole if _is_part(form, other)} <= held_out}
     assert len(forms) == len(set(forms))
-    assert set(forms) == (different | {normal_form(text) for text in more}) - held_out - set(
+    assert set(forms) == (different | {normal_form(text) for text in more}) - held_out - parts - set(
         map(normal_form, evaluated)
     )
     assert sum(source.rows for source in found.sources) == len(found.texts)
-    forbidden = held_out | {normal_form(text) for text in evaluated}
+    forbidden = held_out | parts | {normal_form(text) for text in evaluated}
     assert found.dropped == sum(normal_form(text) in forbidden for text in [*train, *more]) - holdout
 
 
@@ -86,6 +92,32 @@ def test_held_out_rows_are_chosen_by_what_they_say():
     more = training_texts(_Texts((*TRAIN, *(f"new {number}" for number in range(4)))), [], None, 10)
     assert len(set(found.held_out) & set(more.held_out)) >= 6  # a new row takes the place of one at most
     assert set(training_texts(_Texts(TRAIN), [], None, 5).held_out) < set(found.held_out)
+
+
+def test_phrases_of_held_out_sentences_are_left_out_with_them():
+    sentences = ["a fine and quiet film", "a loud film , and dull", "quiet and slow"]
+    task = _Texts(
+        (*sentences, "quiet", "a fine", "Fine and  quiet", "film", "a loud film", "slow", "dull", ", and dull")
+    )
+    only_theirs = {
+        sentences[0]: {"a fine", "fine and quiet"},
+        sentences[1]: {"a loud film", "dull", ", and dull"},
+        sentences[2]: {"slow"},
+    }
+    found = training_texts(task, [], None, 1)
+    (held_out,) = found.held_out
+    left = {normal_form(text) for text in task.train} - {normal_form(text) for text in found.texts}
+    assert left == only_theirs[held_out] | {held_out}
+    assert found.dropped == len(only_theirs[held_out])
+
+
+def test_too_many_held_out_rows_are_refused_with_a_number_that_does():
+    task = _Texts(("a fine film", "fine film", "a dull film", "dull"))
+    with pytest.raises(DataError, match=r"3 of 2 different training rows .* set 'holdout' to 1, or give"):
+        training_texts(task, [], None, 3)
+    assert len(training_texts(task, [], None, 1).held_out) == 1
+    with pytest.raises(DataError, match="train on: give the task more training rows"):
+        training_texts(_Texts(("a fine film", "film")), [], None, 1)
 
 
 def test_rows_are_spread_over_all_sources(tmp_path: Path):

@@ -1,0 +1,79 @@
+"""Which training rows are held out, and which others say a part of one: neither is trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from stackc.errors import DataError
+
+
+class HeldOut(NamedTuple):
+    """What is held out, in normal form: the rows, and rows that are parts of these and of no other row."""
+
+    rows: frozenset[str]
+    parts: frozenset[str]
+
+
+def hold_out(forms: Sequence[str], count: int) -> HeldOut:
+    """Choose rows to hold out, by a hash of what they say: the same on every machine, and in any order of the rows.
+
+    Data sets such as the Stanford Sentiment Treebank give every phrase of a sentence as a row of its own. A phrase whose
+    sentence is trained on tells nothing of what was learnt. So only rows that are part of no other row are held out, and
+    their parts are left out with them.
+
+    Parameters
+    ----------
+    forms : sequence of str
+        Different training rows, words parted by single spaces.
+    count : int
+        Rows to hold out.
+
+    Raises
+    ------
+    DataError
+        If that leaves nothing to train on.
+
+    Examples
+    --------
+    >>> rows = ["a fine film", "fine film", "film", "a dull film", "dull", "an end"]
+    >>> held_out = hold_out(rows, 1)
+    >>> sorted(held_out.rows), sorted(held_out.parts)
+    (['a fine film'], ['fine film'])
+    """
+    wholes = _wholes_of_parts(forms)
+    whole = [form for form in forms if form not in wholes]
+    chosen = frozenset(sorted(whole, key=_hash)[:count])
+    parts = frozenset(part for part, of in wholes.items() if of <= chosen)
+    if count > len(whole) or len(chosen) + len(parts) >= len(forms):
+        less = f"set 'holdout' to {len(whole) // 10 or 1}, or " if len(whole) > 1 else ""
+        raise DataError(
+            f"holding out {count} of {len(whole)} different training rows that are part of no other leaves none to train "
+            f"on: {less}give the task more training rows"
+        )
+    return HeldOut(chosen, parts)
+
+
+def _wholes_of_parts(forms: Sequence[str]) -> dict[str, set[str]]:
+    """Rows that are a run of words of another row, each with all such rows that are part of none themselves."""
+    beginnings: dict[tuple[str, ...], list[str]] = {}
+    for form in forms:
+        beginnings.setdefault(tuple(form.split(" ", 2)[:2]), []).append(form)
+    found: dict[str, set[str]] = {}
+    # Longest first: what a row is part of comes before it.
+    for form in sorted(forms, key=len, reverse=True):
+        if form in found:
+            continue
+        words, place, text = form.split(" "), 0, f"{form} "
+        for number, word in enumerate(words):
+            for beginning in (tuple(words[number : number + 2]), (word,)):
+                for other in beginnings.get(beginning, ()):
+                    if text.startswith(f"{other} ", place) and other != form:
+                        found.setdefault(other, set()).add(form)
+            place += len(word) + 1
+    return found
+
+
+def _hash(form: str) -> bytes:
+    return hashlib.blake2b(form.encode(), digest_size=16).digest()
