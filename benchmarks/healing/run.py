@@ -4,19 +4,28 @@
         [--only 350x] [--work runs/healing]
 
 Recipes are in ``recipes``; nothing in them was chosen by the evaluated rows. Every run is a folder under ``--work``, and one
-that is complete is not repeated, so that runs may be shared out to several processes by ``--only``. Training is done on one
+that is complete is not repeated, but for controls that it does not have yet, so that runs may be shared out to several
+processes by ``--only`` and ``--control``. Training is done on one
 thread (``OMP_NUM_THREADS=1``), so that bytes do not depend on the number of cores. `report.py` makes the page.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import stackc
+from stackc.artifact.writer import write_text
 from stackc.cli.progress import showing_progress
+from stackc.controls.run import run_controls
 from stackc.recipe.document import read_document
+from stackc.recipe.parse import recipe_from
+from stackc.reference import open_reference
+from stackc.report import read_report
 
 HERE = Path(__file__).parent
 
@@ -42,6 +51,22 @@ def recipe_of(file: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return recipe
 
 
+def add_controls(recipe: dict[str, Any], folder: Path, controls: Sequence[str]) -> None:
+    """Run the controls that the report of a complete run does not have, and write them into it."""
+    report = read_report(folder / "report.json")
+    missing = [control for control in controls if control not in {row.control for row in report.controls}]
+    if not missing:
+        return
+    checked = recipe_from({**recipe, "controls": missing})
+    with showing_progress() as progress:
+        rows = run_controls(
+            checked, open_reference(recipe["model"]), folder / "model.stackc", report, progress=progress
+        )
+    report = read_report(folder / "report.json")  # another process may have run others in the meantime
+    report = msgspec.structs.replace(report, controls=[*report.controls, *rows])
+    write_text(folder / "report.json", report.to_json())
+
+
 def main() -> None:
     """Run what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -54,7 +79,11 @@ def main() -> None:
     arguments = parser.parse_args()
     for name, file, seeds, controls in [*HEADLINES, *INGREDIENTS]:
         folder = arguments.work / name
-        if (arguments.only and name not in arguments.only) or (folder / "report.json").is_file():
+        if arguments.only and name not in arguments.only:
+            continue
+        wanted = (arguments.control or controls) if controls else ()
+        if (folder / "report.json").is_file():
+            add_controls(recipe_of(file, arguments), folder, wanted)
             continue
         with showing_progress() as progress:
             run = stackc.run(
@@ -62,7 +91,7 @@ def main() -> None:
                 output=folder,
                 resume=True,
                 seeds=arguments.seeds or seeds,
-                controls=(arguments.control or controls) if controls else (),
+                controls=wanted,
                 every_stage=False,
                 progress=progress,
             )
