@@ -214,7 +214,7 @@ def main() -> None:
         found = [(name, arguments.work / name / "report.json") for name in names]
         runs = [kept(name, read_report(path)) for name, path in found if path.is_file()]
         machine = (
-            f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, up to three runs at a time and other work beside them, one thread each, "
+            f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, two runs at a time, one thread each, "
             f"{platform.system()}, Python {platform.python_version()}, torch {version('torch')}, no GPU"
         )
         seeds = max(len(run["seeds"]["runs"]) if run["seeds"] else 1 for run in runs)
