@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from run import HEADLINES, INGREDIENTS
+from run import HEADLINES, INGREDIENTS, folder_of
 
-from stackc.report import ControlRow, Report, read_report
+from stackc.controls.run import summarise_seeds
+from stackc.report import ControlRow, Report, SeedRow, read_report
 from stackc.tasks import Score
 
 HERE = Path(__file__).parent
@@ -32,8 +33,10 @@ COMMAND = (
 )
 
 
-def kept(name: str, report: Report) -> dict[str, Any]:
-    """What the page needs of one run, as plain data."""
+def kept(name: str, reports: dict[int, Report]) -> dict[str, Any]:
+    """What the page needs of one run, as plain data; its reports by seed."""
+    report = reports[0]
+    seeds = [SeedRow(seed=seed, bytes=each.file.bytes, score=each.final.score) for seed, each in reports.items()]
     healing = [
         {
             "steps": summary.steps,
@@ -58,7 +61,7 @@ def kept(name: str, report: Report) -> dict[str, Any]:
         "score": msgspec.to_builtins(report.final.score),
         "healing": healing,
         "controls": msgspec.to_builtins(report.controls),
-        "seeds": msgspec.to_builtins(report.seeds),
+        "seeds": msgspec.to_builtins(summarise_seeds(seeds)) if len(seeds) > 1 else None,
         "seconds": {part: round(seconds) for part, seconds in report.seconds.items()},
     }
 
@@ -125,6 +128,7 @@ def _headline(run: dict[str, Any]) -> str:
             f"{100 * seeds[what]['mean']:.1f} ± {100 * seeds[what]['deviation']:.1f} {of}"
             for what, of in (("value", "accuracy"), ("retention", "retention"))
         )
+        spread += f", {seeds['bytes']['mean']:,.0f} bytes ({len(seeds['runs'])} seeds)"
     return (
         f"| {run['name']} | {run['bytes']:,} | {ratio:,.0f}x "
         f"| {_percent(score.value)} [{_percent(score.low)}, {_percent(score.high)}] "
@@ -210,18 +214,21 @@ def main() -> None:
     if arguments.redraw:
         content = json.loads(stored.read_text(encoding="utf-8"))
     else:
-        names = [name for name, *_ in [*HEADLINES, *INGREDIENTS]]
-        found = [(name, arguments.work / name / "report.json") for name in names]
-        runs = [kept(name, read_report(path)) for name, path in found if path.is_file()]
+        runs, read = [], []
+        for name, _, seeds, _ in [*HEADLINES, *INGREDIENTS]:
+            paths = {seed: arguments.work / folder_of(name, seed) / "report.json" for seed in range(seeds)}
+            reports = {seed: read_report(path) for seed, path in paths.items() if path.is_file()}
+            if 0 in reports:
+                runs.append(kept(name, reports))
+                read += reports.values()
         machine = (
             f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, two runs at a time, one thread each, "
             f"{platform.system()}, Python {platform.python_version()}, torch {version('torch')}, no GPU"
         )
-        seeds = max(len(run["seeds"]["runs"]) if run["seeds"] else 1 for run in runs)
-        content = {"head": f"`{COMMAND} --seeds {seeds}`, {machine}.", "runs": runs}
+        content = {"head": f"`{COMMAND}`, {machine}.", "runs": runs}
         text = json.dumps(content, indent=1) + "\n"
-        for _, path in found:  # where folders are on this machine is nobody's business
-            for summary in read_report(path).healing if path.is_file() else ():
+        for report in read:  # where folders are on this machine is nobody's business
+            for summary in report.healing:
                 text = text.replace(summary.teacher, Path(summary.teacher).name)
         stored.write_text(text, encoding="utf-8")
     (HERE / "results.md").write_text(page(content["runs"], content["head"]), encoding="utf-8")

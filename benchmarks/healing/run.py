@@ -5,7 +5,7 @@
 
 Recipes are in ``recipes``; nothing in them was chosen by the evaluated rows. Every run is a folder under ``--work``, and one
 that is complete is not repeated, but for controls that it does not have yet, so that runs may be shared out to several
-processes by ``--only`` and ``--control``. Training is done on one
+processes by ``--only``, ``--seed`` and ``--control``. Seeds are folders of their own (``350x-seed-1``). Training is done on one
 thread (``OMP_NUM_THREADS=1``), so that bytes do not depend on the number of cores. `report.py` makes the page.
 """
 
@@ -51,6 +51,21 @@ def recipe_of(file: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return recipe
 
 
+def folder_of(name: str, seed: int) -> str:
+    """Name of the folder of a run under one of its seeds."""
+    return name if seed == 0 else f"{name}-seed-{seed}"
+
+
+def run_once(recipe: dict[str, Any], folder: Path, controls: Sequence[str]) -> None:
+    """Run a recipe into a folder, or what its report does not have yet."""
+    if (folder / "report.json").is_file():
+        add_controls(recipe, folder, controls)
+        return
+    with showing_progress() as progress:
+        run = stackc.run(recipe, output=folder, resume=True, controls=controls, every_stage=False, progress=progress)
+    print(f"{folder.name}: {run.report.file.bytes:,} bytes")
+
+
 def add_controls(recipe: dict[str, Any], folder: Path, controls: Sequence[str]) -> None:
     """Run the controls that the report of a complete run does not have, and write them into it."""
     report = read_report(folder / "report.json")
@@ -73,29 +88,18 @@ def main() -> None:
     for name in ("model", "teacher", "data", "train"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--only", action="append", help="names of runs; all without it")
-    parser.add_argument("--seeds", type=int, help="instead of three; a run with fewer is not repeated for more")
+    parser.add_argument("--seed", type=int, action="append", help="one of the seeds 0, 1, 2; all without it")
     parser.add_argument("--control", action="append", help="instead of all three")
     parser.add_argument("--work", type=Path, default=Path("runs/healing"))
     arguments = parser.parse_args()
     for name, file, seeds, controls in [*HEADLINES, *INGREDIENTS]:
-        folder = arguments.work / name
-        if arguments.only and name not in arguments.only:
-            continue
-        wanted = (arguments.control or controls) if controls else ()
-        if (folder / "report.json").is_file():
-            add_controls(recipe_of(file, arguments), folder, wanted)
-            continue
-        with showing_progress() as progress:
-            run = stackc.run(
-                recipe_of(file, arguments),
-                output=folder,
-                resume=True,
-                seeds=arguments.seeds or seeds,
-                controls=wanted,
-                every_stage=False,
-                progress=progress,
-            )
-        print(f"{name}: {run.report.file.bytes:,} bytes")
+        for seed in range(seeds):
+            if (arguments.only and name not in arguments.only) or (arguments.seed and seed not in arguments.seed):
+                continue
+            recipe = {**recipe_of(file, arguments), "seed": seed}
+            # Controls are run for the first seed.
+            wanted = (arguments.control or controls) if controls and seed == 0 else ()
+            run_once(recipe, arguments.work / folder_of(name, seed), wanted)
 
 
 if __name__ == "__main__":
