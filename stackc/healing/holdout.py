@@ -48,9 +48,10 @@ def hold_out(forms: Sequence[str], count: int) -> HeldOut:
     parts = frozenset(part for part, of in wholes.items() if of <= chosen)
     if count > len(whole) or len(chosen) + len(parts) >= len(forms):
         less = f"set 'holdout' to {len(whole) // 10 or 1}, or " if len(whole) > 1 else ""
+        kind = " that are part of no other" if len(whole) < len(forms) else ""
         raise DataError(
-            f"holding out {count} of {len(whole)} different training rows that are part of no other leaves none to train "
-            f"on: {less}give the task more training rows"
+            f"holding out {count} of {len(whole)} different training rows{kind} leaves none to train on: {less}give the task "
+            "more training rows"
         )
     return HeldOut(chosen, parts)
 
