@@ -1,0 +1,60 @@
+"""The healing benchmark: runs that are shared out and stopped come together on one page."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackc.report import read_report
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "healing"
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Names of `run.py` and of `report.py`, imported as Python does for a script."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("STACKC_CACHE", str(tmp_path / "cache"))
+    yield runpy.run_path(str(FOLDER / "run.py")), runpy.run_path(str(FOLDER / "report.py"))
+    sys.modules.pop("run", None)
+
+
+def test_controls_and_seeds_are_added_to_what_is_there(
+    scripts, tiny_model: Path, reviews: Path, tmp_path: Path
+) -> None:
+    run, report = scripts
+    recipe = {
+        "model": str(tiny_model),
+        "task": {
+            "name": "text-classification",
+            "data": str(reviews),
+            "train": str(reviews.with_name("reviews-train.tsv")),
+        },
+        "stages": [
+            {"use": "int", "step": 0.1},
+            {"use": "heal", "bytes": "5kB", "steps": 4, "evaluations": 2, "holdout": 20},
+            "context",
+            "floats",
+        ],
+    }
+    folders = [tmp_path / run["folder_of"]("350x", seed) for seed in (0, 1)]
+    run["run_once"](recipe, folders[0], ("no-heal",))
+    file = (folders[0] / "model.stackc").read_bytes()
+    for _ in range(2):
+        run["run_once"](recipe, folders[0], ("no-heal", "random-init"))
+    run["run_once"]({**recipe, "seed": 1}, folders[1], ())
+    assert (folders[0] / "model.stackc").read_bytes() == file
+    reports = {seed: read_report(folder / "report.json") for seed, folder in enumerate(folders)}
+    assert [row.control for row in reports[0].controls] == ["no-heal", "random-init"]
+    assert all(row.score is not None and row.bytes > 0 for row in reports[0].controls)
+
+    page = report["page"]([report["kept"]("350x", reports)], "head")
+    mean = sum(each.file.bytes for each in reports.values()) / 2
+    assert f"{mean:,.0f} bytes (2 seeds)" in page
+    assert f"| 350x | random-init | {reports[0].controls[1].bytes:,} |" in page
+    alone = report["page"]([report["kept"]("350x", {0: reports[0]})], "head")
+    assert "seeds)" not in alone
