@@ -3,7 +3,7 @@
     python benchmarks/healing/report.py [--work runs/healing]
 
 Writes ``results.md``, ``results.json`` and ``../../docs/images/healing.svg``; with ``--redraw`` the first and the last from
-the second. Nothing is measured here.
+the second. Nothing is measured here; stored runs whose folders are gone are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from run import HEADLINES, INGREDIENTS, folder_of
+from run import HEADLINES, INGREDIENTS, LARGER, Run, folder_of
 
 from stackc.controls.run import summarise_seeds
 from stackc.report import ControlRow, Report, SeedRow, read_report
@@ -69,49 +69,59 @@ def kept(name: str, reports: dict[int, Report]) -> dict[str, Any]:
 def page(runs: list[dict[str, Any]], head: str) -> str:
     """Markdown."""
     by_name = {run["name"]: run for run in runs}
-    reference = msgspec.convert(runs[0]["reference"], Score)
     lines = [
-        "# Healing BERT-tiny",
+        "# Healing",
         "",
         head,
         "",
-        f"Reference: {_percent(reference.value)} [{_percent(reference.low)}, {_percent(reference.high)}] on {reference.rows} "
-        f"evaluated rows, majority class {_percent(reference.majority)}; {runs[0]['reference bytes']:,} bytes. The teacher is a "
-        "stronger model. Every number is measured on the decoded file.",
+        "Every number is measured on the decoded file.",
         "",
-        "## At three sizes, beside controls",
+        "## BERT-tiny at three sizes",
         "",
-        "The file of the first seed; mean and standard deviation where there are more. Controls are run for the first seed.",
-        "",
-        "| | bytes | ratio | accuracy % [95 %] | retention % [95 %] | skill kept % | agreement % | KL | over seeds "
-        "| estimated over packed bytes | minutes of training |",
-        "|---|--:|--:|---|---|--:|--:|--:|---|--:|--:|",
     ]
-    for name, *_ in HEADLINES:
-        if name in by_name:
-            lines.append(_headline(by_name[name]))
-    lines += [
-        "",
-        "| | control | bytes | accuracy % [95 %] | result ahead by, points [95 %] | McNemar p | in words |",
-        "|---|---|--:|---|---|--:|---|",
-    ]
-    for name, *_ in HEADLINES:
-        for control in by_name.get(name, {}).get("controls", []):
-            lines.append(_control(name, msgspec.convert(control, ControlRow), by_name[name]["bytes"]))
+    lines += _beside_controls(HEADLINES, by_name, "The teacher is a stronger model.")
+    larger = _beside_controls(LARGER, by_name, "The teacher is the reference.")
+    if larger:
+        lines += ["", "## MiniLM", "", *larger]
     lines += [
         "",
         "## What each ingredient is worth",
         "",
-        "One seed, the budget of the recipes in `recipes/ingredients`. KL is that of the teacher's and the model's answers on "
-        "rows held out of the training data, accuracy that of the evaluated rows.",
+        "BERT-tiny, one seed, the budget of the recipes in `recipes/ingredients`. KL is that of the teacher's and the model's "
+        "answers on rows held out of the training data, by which the step is chosen that is kept; accuracy is that of the "
+        "evaluated rows. The reference was trained on the held-out rows too, which favours what is kept at step 0.",
         "",
-        "| | bytes | ratio | KL held out | accuracy % [95 %] | retention % [95 %] |",
-        "|---|--:|--:|--:|---|---|",
+        "| | bytes | ratio | step kept | KL held out, there and at the end | accuracy % [95 %] | retention % [95 %] |",
+        "|---|--:|--:|--:|---|---|---|",
     ]
-    for name, *_ in INGREDIENTS:
-        if name in by_name:
-            lines.append(_ingredient(by_name[name]))
+    ingredients = [by_name[run.name] for run in INGREDIENTS if run.name in by_name]
+    lines += map(_ingredient, sorted(ingredients, key=lambda run: -run["bytes"]))
     return "\n".join(lines) + "\n"
+
+
+def _beside_controls(runs: list[Run], by_name: dict[str, dict[str, Any]], teacher: str) -> list[str]:
+    """The runs of one reference, and their controls."""
+    found = [by_name[run.name] for run in runs if run.name in by_name]
+    if not found:
+        return []
+    reference = msgspec.convert(found[0]["reference"], Score)
+    lines = [
+        f"Reference: {_percent(reference.value)} [{_percent(reference.low)}, {_percent(reference.high)}] on {reference.rows} "
+        f"evaluated rows, majority class {_percent(reference.majority)}; {found[0]['reference bytes']:,} bytes. {teacher}",
+        "",
+        "The file of the first seed; mean and standard deviation where there are more. Controls are run for the first seed.",
+        "",
+        "| | bytes | ratio | accuracy % [95 %] | retention % [95 %] | skill kept % | agreement % | KL | over seeds "
+        "| estimated over packed bytes | training rows | minutes of training |",
+        "|---|--:|--:|---|---|--:|--:|--:|---|--:|--:|--:|",
+        *map(_headline, found),
+        "",
+        "| | control | bytes | accuracy % [95 %] | result ahead by, points [95 %] | McNemar p | in words |",
+        "|---|---|--:|---|---|--:|---|",
+    ]
+    for run in found:
+        lines += [_control(run["name"], msgspec.convert(row, ControlRow), run["bytes"]) for row in run["controls"]]
+    return lines
 
 
 def _percent(share: float | None) -> str:
@@ -134,7 +144,8 @@ def _headline(run: dict[str, Any]) -> str:
         f"| {_percent(score.value)} [{_percent(score.low)}, {_percent(score.high)}] "
         f"| {_percent(score.retention)} [{_percent(score.retention_low)}, {_percent(score.retention_high)}] "
         f"| {_percent(score.skill_retention)} | {_percent(score.agreement)} | {score.kl:.3f} | {spread} "
-        f"| {healing['estimated bytes'] / healing['packed bytes']:.3f} | {healing['seconds'] / 60:.0f} |"
+        f"| {healing['estimated bytes'] / healing['packed bytes']:.3f} | {healing['rows']:,} "
+        f"| {healing['seconds'] / 60:.0f} |"
     )
 
 
@@ -152,11 +163,13 @@ def _control(name: str, row: ControlRow, size: int) -> str:
 
 def _ingredient(run: dict[str, Any]) -> str:
     score = msgspec.convert(run["score"], Score)
-    curve = run["healing"][-1]["curve"] if run["healing"] else []
-    best = next((point[2] for point in curve if point[0] == run["healing"][-1]["best step"]), None)
+    step, divergence = "-", "-"
+    if run["healing"]:
+        healing = run["healing"][-1]
+        best = next(point[2] for point in healing["curve"] if point[0] == healing["best step"])
+        step, divergence = f"{healing['best step']:,}", f"{best:.3f}, {healing['curve'][-1][2]:.3f}"
     return (
-        f"| {run['name']} | {run['bytes']:,} | {run['reference bytes'] / run['bytes']:.0f}x "
-        f"| {'-' if best is None else f'{best:.3f}'} "
+        f"| {run['name']} | {run['bytes']:,} | {run['reference bytes'] / run['bytes']:.0f}x | {step} | {divergence} "
         f"| {_percent(score.value)} [{_percent(score.low)}, {_percent(score.high)}] "
         f"| {_percent(score.retention)} [{_percent(score.retention_low)}, {_percent(score.retention_high)}] |"
     )
@@ -171,6 +184,8 @@ def picture(runs: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.4))
+    of_larger = {run.name for run in LARGER}
+    runs = [run for run in runs if run["name"] not in of_larger]  # another reference
     reference = runs[0]["reference"]
     axes.axhspan(100 * reference["low"], 100 * reference["high"], color="0.93", zorder=0)
     axes.axhline(100 * reference["value"], color="0.5", linewidth=1, zorder=1)
@@ -183,10 +198,9 @@ def picture(runs: list[dict[str, Any]], path: Path) -> None:
                 equal = control["control"] != "random-init" or control["bytes"] >= _EQUAL * run["bytes"]
                 if control["score"] is not None and equal:
                     groups.setdefault(control["control"], []).append((control["bytes"], control["score"]["value"]))
-        elif "rate" in run["name"]:
-            groups.setdefault("healed at a fixed price, short training", []).append(
-                (run["bytes"], run["score"]["value"])
-            )
+        elif run["healing"] and run["healing"][-1]["best step"]:
+            label = "healed, four fixed prices or none, short training"
+            groups.setdefault(label, []).append((run["bytes"], run["score"]["value"]))
     for (label, points), marker in zip(groups.items(), "osv^Dx", strict=False):
         axes.plot(
             *zip(*[(size / 1000, 100 * value) for size, value in sorted(points)], strict=True), marker, label=label
@@ -211,20 +225,21 @@ def main() -> None:
     parser.add_argument("--redraw", action="store_true", help="from results.json")
     arguments = parser.parse_args()
     stored = HERE / "results.json"
-    if arguments.redraw:
-        content = json.loads(stored.read_text(encoding="utf-8"))
-    else:
-        runs, read = [], []
-        for name, _, seeds, _ in [*HEADLINES, *INGREDIENTS]:
-            paths = {seed: arguments.work / folder_of(name, seed) / "report.json" for seed in range(seeds)}
+    content = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {"runs": []}
+    if not arguments.redraw:
+        by_name, read = {run["name"]: run for run in content["runs"]}, []
+        order = [*HEADLINES, *LARGER, *INGREDIENTS]
+        for run in order:
+            paths = {seed: arguments.work / folder_of(run.name, seed) / "report.json" for seed in range(run.seeds)}
             reports = {seed: read_report(path) for seed, path in paths.items() if path.is_file()}
             if 0 in reports:
-                runs.append(kept(name, reports))
+                by_name[run.name] = kept(run.name, reports)
                 read += reports.values()
         machine = (
             f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, two runs at a time, one thread each, "
             f"{platform.system()}, Python {platform.python_version()}, torch {version('torch')}, no GPU"
         )
+        runs = [by_name[run.name] for run in order if run.name in by_name]
         content = {"head": f"`{COMMAND}`, {machine}.", "runs": runs}
         text = json.dumps(content, indent=1) + "\n"
         for report in read:  # where folders are on this machine is nobody's business

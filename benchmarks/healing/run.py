@@ -1,4 +1,4 @@
-"""BERT-tiny healed at three sizes, under several seeds, each beside its controls; and the value of each ingredient.
+"""BERT-tiny healed at three sizes and its teacher at one, beside their controls; and the value of each ingredient.
 
     python benchmarks/healing/run.py --model bert-tiny-sst2 --teacher minilm-sst2 --data dev.tsv --train train.tsv \
         [--only 350x] [--work runs/healing]
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,24 +29,38 @@ from stackc.report import read_report
 
 HERE = Path(__file__).parent
 
-#: Name, recipe, seeds, controls: in the order of the page.
+
+class Run(NamedTuple):
+    """A line of the page: its recipe, and what it is run with."""
+
+    name: str
+    file: str
+    seeds: int = 1
+    controls: tuple[str, ...] = ()
+    #: The teacher of the others is compressed, and is its own teacher.
+    of_teacher: bool = False
+
+
+ALL_CONTROLS = ("random-init", "linear", "no-heal")
+#: In the order of the page.
 HEADLINES = [
-    ("106x", "106x.yaml", 3, ("random-init", "linear", "no-heal")),
-    ("350x", "350x.yaml", 3, ("random-init", "linear", "no-heal")),
-    ("1000x", "1000x.yaml", 3, ("random-init", "linear", "no-heal")),
+    Run("106x", "106x.yaml", 3, ALL_CONTROLS),
+    Run("350x", "350x.yaml", 3, ALL_CONTROLS),
+    Run("1000x", "1000x.yaml", 3, ALL_CONTROLS),
 ]
+LARGER = [Run("minilm-100x", "minilm-100x.yaml", 3, ALL_CONTROLS, of_teacher=True)]
 INGREDIENTS = [
-    (path.stem, f"ingredients/{path.name}", 1, ()) for path in sorted((HERE / "recipes" / "ingredients").glob("*.yaml"))
+    Run(path.stem, f"ingredients/{path.name}") for path in sorted((HERE / "recipes" / "ingredients").glob("*.yaml"))
 ]
 
 
-def recipe_of(file: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def recipe_of(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """A recipe with the model, the teacher and the data of the command line."""
-    recipe: dict[str, Any] = read_document(HERE / "recipes" / file).value
-    recipe["model"] = arguments.model
+    recipe: dict[str, Any] = read_document(HERE / "recipes" / run.file).value
+    recipe["model"] = arguments.teacher if run.of_teacher else arguments.model
     recipe["task"] = {"name": "text-classification", "data": arguments.data, "train": arguments.train}
     for stage in recipe["stages"]:
-        if isinstance(stage, dict) and stage["use"] == "heal":
+        if isinstance(stage, dict) and stage["use"] == "heal" and not run.of_teacher:
             stage["teacher"] = arguments.teacher
     return recipe
 
@@ -92,14 +106,14 @@ def main() -> None:
     parser.add_argument("--control", action="append", help="instead of all three")
     parser.add_argument("--work", type=Path, default=Path("runs/healing"))
     arguments = parser.parse_args()
-    for name, file, seeds, controls in [*HEADLINES, *INGREDIENTS]:
-        for seed in range(seeds):
-            if (arguments.only and name not in arguments.only) or (arguments.seed and seed not in arguments.seed):
+    for run in [*HEADLINES, *LARGER, *INGREDIENTS]:
+        for seed in range(run.seeds):
+            if (arguments.only and run.name not in arguments.only) or (arguments.seed and seed not in arguments.seed):
                 continue
-            recipe = {**recipe_of(file, arguments), "seed": seed}
+            recipe = {**recipe_of(run, arguments), "seed": seed}
             # Controls are run for the first seed.
-            wanted = (arguments.control or controls) if controls and seed == 0 else ()
-            run_once(recipe, arguments.work / folder_of(name, seed), wanted)
+            wanted = (arguments.control or run.controls) if run.controls and seed == 0 else ()
+            run_once(recipe, arguments.work / folder_of(run.name, seed), wanted)
 
 
 if __name__ == "__main__":

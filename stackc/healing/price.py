@@ -29,8 +29,12 @@ _FALL, _SETTLED = 0.55, 0.95
 #: How the price answers to a size that is off by a factor of e: at once, and per share of the steps.
 _AT_ONCE, _OVER_TIME = 6.0, 30.0
 
+#: Codes move in proportion to the learning rate, so the price answers in inverse proportion; but no more than if it were
+#: this share of its peak.
+_SLOWEST = 0.1
+
 #: The size aimed at, in parts of the target: what evaluations measure scatters, and may not exceed the target.
-_GOAL = 0.98
+_GOAL = 0.985
 
 #: A file smaller than so much of the goal pays nothing: codes of a random start would die before they have learnt.
 _FREE = 0.9
@@ -105,8 +109,8 @@ class Pricing:
         self._rest = size.file - priced
         return before
 
-    def update(self, step: int, bits: float) -> float:
-        """The price for a step at which so many bits are estimated."""
+    def update(self, step: int, bits: float, pace: float = 1.0) -> float:
+        """The price for a step at which so many bits are estimated, at such a share of the peak learning rate."""
         done = step / self._steps
         target = self._settings.target_bytes
         if target is None:
@@ -119,7 +123,7 @@ class Pricing:
         left = 1 - min(1.0, done / _FALL)
         aim = math.log(goal) + (math.log(self._begin) - math.log(goal)) * left**2
         if done < _SETTLED:
-            error = min(max(math.log(size) - aim, -0.3), 0.3)
+            error = min(max(math.log(size) - aim, -0.3), 0.3) / max(pace, _SLOWEST)
             self._integral += (done - self._last) * _OVER_TIME * error
             self._last = done
             first = _FIRST / (8 * goal)

@@ -161,9 +161,9 @@ class Training:
 
     def _train_on(self, batch: Batch) -> None:
         settings = self._settings
-        rate = settings.lr * _schedule(self._step / self._steps)
+        pace = _schedule(self._step / self._steps)
         for group in self._optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = settings.lr * pace
         self._optimiser.zero_grad()
         inputs = self._on_device(batch.inputs)
         options = {"output_hidden_states": True} if self._reference is not None else {}
@@ -181,7 +181,8 @@ class Training:
             )
         if self._pricing.active and self._step % PRICED_EVERY == 0:
             bits = self._pricing.bits()
-            loss = loss + PRICED_EVERY * self._pricing.update(self._step, float(bits.detach())) * bits
+            price = self._pricing.update(self._step, float(bits.detach()), pace)
+            loss = loss + PRICED_EVERY * price * bits
         self._accelerator.backward(loss)
         self._accelerator.clip_grad_norm_(self._parameters, _LARGEST_GRADIENT)
         self._optimiser.step()

@@ -58,3 +58,6 @@ def test_controls_and_seeds_are_added_to_what_is_there(
     assert f"| 350x | random-init | {reports[0].controls[1].bytes:,} |" in page
     alone = report["page"]([report["kept"]("350x", {0: reports[0]})], "head")
     assert "seeds)" not in alone
+    assert "## MiniLM" not in alone
+    larger = report["page"]([report["kept"](name, reports) for name in ("350x", "minilm-100x")], "head")
+    assert "| minilm-100x | random-init |" in larger.partition("## MiniLM")[2]
