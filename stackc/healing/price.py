@@ -29,6 +29,9 @@ _FALL, _SETTLED = 0.55, 0.95
 #: How the price answers to a size that is off by a factor of e: at once, and per share of the steps.
 _AT_ONCE, _OVER_TIME = 6.0, 30.0
 
+#: Nothing is made of more than this: large models start far from the size, and may be far behind for long.
+_TOO_SMALL, _TOO_LARGE = -0.3, 0.6
+
 #: Codes move in proportion to the learning rate, so the price answers in inverse proportion; but no more than if it were
 #: this share of its peak.
 _SLOWEST = 0.1
@@ -123,7 +126,7 @@ class Pricing:
         left = 1 - min(1.0, done / _FALL)
         aim = math.log(goal) + (math.log(self._begin) - math.log(goal)) * left**2
         if done < _SETTLED:
-            error = min(max(math.log(size) - aim, -0.3), 0.3) / max(pace, _SLOWEST)
+            error = min(max(math.log(size) - aim, _TOO_SMALL), _TOO_LARGE) / max(pace, _SLOWEST)
             self._integral += (done - self._last) * _OVER_TIME * error
             self._last = done
             first = _FIRST / (8 * goal)

@@ -153,6 +153,16 @@ def test_a_target_that_is_met_already_needs_hardly_a_price() -> None:
     assert free[-1] < dear[-1] / 30
 
 
+def test_the_further_behind_a_size_stays_the_faster_the_price_rises() -> None:
+    def rise(begin: float) -> float:
+        pricing = Pricing(Heal(bytes=10_000), {}, STEPS)
+        prices = [pricing.update(step, 8 * begin) for step in range(STEPS // 5)]
+        return prices[-1] / prices[0]
+
+    assert rise(60_000) > 200 > 20 > rise(14_000)
+    assert math.isfinite(rise(1e12))
+
+
 def test_a_file_that_is_far_too_small_pays_nothing() -> None:
     pricing = Pricing(Heal(bytes=10_000), {}, STEPS)
     assert pricing.update(0, 8 * 20_000.0) > 0
