@@ -89,7 +89,7 @@ def page(runs: list[dict[str, Any]], head: str) -> str:
         "",
         "BERT-tiny, one seed, the budget of the recipes in `recipes/ingredients`. KL is that of the teacher's and the model's "
         "answers on rows held out of the training data, by which the step is chosen that is kept; accuracy is that of the "
-        "evaluated rows. The reference was trained on the held-out rows too, which favours what is kept at step 0.",
+        "evaluated rows. The reference was trained on the held-out rows too, which favours early steps.",
         "",
         "| | bytes | ratio | step kept | KL held out, there and at the end | accuracy % [95 %] | retention % [95 %] |",
         "|---|--:|--:|--:|---|---|---|",

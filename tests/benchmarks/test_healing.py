@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import sys
 from pathlib import Path
@@ -61,3 +62,13 @@ def test_controls_and_seeds_are_added_to_what_is_there(
     assert "## MiniLM" not in alone
     larger = report["page"]([report["kept"](name, reports) for name in ("350x", "minilm-100x")], "head")
     assert "| minilm-100x | random-init |" in larger.partition("## MiniLM")[2]
+
+
+def test_the_larger_model_is_its_own_teacher(scripts) -> None:
+    run, _ = scripts
+    arguments = argparse.Namespace(model="small", teacher="large", data="dev.tsv", train="train.tsv")
+    for each in [*run["HEADLINES"], *run["LARGER"]]:
+        recipe = run["recipe_of"](each, arguments)
+        (heal,) = [stage for stage in recipe["stages"] if isinstance(stage, dict) and stage["use"] == "heal"]
+        larger = each in run["LARGER"]
+        assert (recipe["model"], heal.get("teacher")) == (("large", None) if larger else ("small", "large"))
