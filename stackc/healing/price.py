@@ -112,7 +112,7 @@ class Pricing:
         self._rest = size.file - priced
         return before
 
-    def update(self, step: int, bits: float, pace: float = 1.0) -> float:
+    def update(self, step: int, bits: float, pace: float) -> float:
         """The price for a step at which so many bits are estimated, at such a share of the peak learning rate."""
         done = step / self._steps
         target = self._settings.target_bytes

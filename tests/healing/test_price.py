@@ -36,7 +36,7 @@ def tensor(bits: int = 8) -> TrainedTensor:
 
 def test_a_given_price_rises_to_its_height_and_stays() -> None:
     pricing = Pricing(Heal(rate=2e-6), {}, STEPS)
-    prices = [pricing.update(step, 1e6) for step in range(STEPS)]
+    prices = [pricing.update(step, 1e6, 1.0) for step in range(STEPS)]
     assert prices[0] == 0
     assert all(later >= earlier for earlier, later in itertools.pairwise(prices))
     assert prices[150] == pytest.approx(1e-6)
@@ -156,7 +156,7 @@ def test_a_target_that_is_met_already_needs_hardly_a_price() -> None:
 def test_the_further_behind_a_size_stays_the_faster_the_price_rises() -> None:
     def rise(begin: float) -> float:
         pricing = Pricing(Heal(bytes=10_000), {}, STEPS)
-        prices = [pricing.update(step, 8 * begin) for step in range(STEPS // 5)]
+        prices = [pricing.update(step, 8 * begin, 1.0) for step in range(STEPS // 5)]
         return prices[-1] / prices[0]
 
     assert rise(60_000) > 200 > 20 > rise(14_000)
@@ -165,9 +165,9 @@ def test_the_further_behind_a_size_stays_the_faster_the_price_rises() -> None:
 
 def test_a_file_that_is_far_too_small_pays_nothing() -> None:
     pricing = Pricing(Heal(bytes=10_000), {}, STEPS)
-    assert pricing.update(0, 8 * 20_000.0) > 0
-    assert pricing.update(1, 8 * 5_000.0) == 0
-    assert pricing.update(2, 8 * 9_700.0) > 0
+    assert pricing.update(0, 8 * 20_000.0, 1.0) > 0
+    assert pricing.update(1, 8 * 5_000.0, 1.0) == 0
+    assert pricing.update(2, 8 * 9_700.0, 1.0) > 0
 
 
 def test_a_target_below_what_no_price_can_lower_keeps_the_price_finite() -> None:
@@ -182,10 +182,10 @@ def test_a_state_is_gone_back_to() -> None:
     pricing = Pricing(Heal(bytes=2000), {"x": tensor()}, STEPS)
     pricing.measured(Size(file=5000, priced={"x/codes": 1234}))
     for step in range(100):
-        pricing.update(step, 2e4)
+        pricing.update(step, 2e4, 1.0)
     other = Pricing(Heal(bytes=2000), {"x": tensor()}, STEPS)
     other.restore(pricing.state())
     assert float(other.bits().detach()) == float(pricing.bits().detach())
-    assert [other.update(step, 1.9e4) for step in range(100, 120)] == [
-        pricing.update(step, 1.9e4) for step in range(100, 120)
+    assert [other.update(step, 1.9e4, 1.0) for step in range(100, 120)] == [
+        pricing.update(step, 1.9e4, 1.0) for step in range(100, 120)
     ]
