@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackc.rate import CodeBits, code_bits, rounded
+from stackc.rate import CodeBits, code_bits, rounded, stepped
 from stackc.registry import find_packer
 from stackc.spec import PlaneSpec
 
@@ -154,3 +155,40 @@ def test_rounding_is_to_even_and_hands_gradients_on() -> None:
     assert rounded(x).tolist() == [0, 2, -2, 0]
     assert x.grad is not None
     assert x.grad.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_the_compiled_price_is_that_of_torch(name: str) -> None:
+    """Other devices and dtypes go through torch."""
+    codes = CODES[name][1]().round()
+    like = CodeBits.like(codes)
+    wide = CodeBits(like.fixed, like.first.double(), like.further.double())
+    found = []
+    for estimate, dtype in ((like, torch.float32), (wide, torch.float64)):
+        own = codes.to(dtype, copy=True).requires_grad_()
+        bits = estimate(own)
+        bits.backward()
+        assert own.grad is not None
+        found.append((float(bits.detach()), own.grad))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert torch.allclose(found[0][1].double(), found[1][1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (6, 5), (3, 4, 5)])
+def test_stepped_codes_and_gradients_are_those_of_the_long_way(shape: tuple[int, ...]) -> None:
+    found = []
+    for way in (lambda x, step: stepped(x, step, 100), lambda x, step: rounded(x / step.reshape(()))):
+        x = (3 * normal(math.prod(shape)).reshape(shape)).double().requires_grad_()
+        step = torch.full((1,) * max(len(shape), 1), 0.3, dtype=torch.float64, requires_grad=True)
+        codes = way(x, step)
+        (codes * step.reshape(()) * uniform(math.prod(shape)).reshape(shape)).sum().backward()
+        assert x.grad is not None
+        assert step.grad is not None
+        found.append((codes.detach(), x.grad, step.grad))
+    for one, other in zip(*found, strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one, other)
+
+
+def test_no_stepped_code_is_larger_than_the_most() -> None:
+    assert stepped(torch.tensor([50.0, -50.0, 1.0]), torch.tensor([1.0]), 7).tolist() == [7, -7, 1]

@@ -11,7 +11,7 @@ import msgspec
 from stackc.errors import SpecError, TensorError
 from stackc.lazy import torch
 from stackc.planes import limited
-from stackc.rate import code_bits, rounded
+from stackc.rate import code_bits, rounded, stepped
 from stackc.registry import Preset
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
@@ -326,20 +326,18 @@ class Int(Transform, frozen=True):
         """
         blocks = self._blocks(tuple(x.shape))
         scale = planes["scale"]
+        if self.step is not None:
+            return {**planes, "codes": stepped(x.to(scale.dtype), scale, _MOST_CODE)}
         parts = cut(x, blocks).to(scale.dtype)
         if self._is_sign:
             scale = torch.where(scale == 0, torch.ones_like(scale), scale)  # of nothing but zeros
         # Numbers as in `encode`. The quotient is 1; its gradient, unlike that of a reciprocal, is finite where all are zero.
-        places = (
-            parts * (1.0 / scale.detach() * (scale.detach() / scale))[..., None]
-            if self.step is None
-            else parts / scale[..., None]
-        )
+        places = parts * (1.0 / scale.detach() * (scale.detach() / scale))[..., None]
         if self._is_sign:
             soft = places.clamp(-1, 1)
             codes = soft + ((places < 0).to(soft.dtype).neg() - soft).detach()
             return {**planes, "codes": join(codes, blocks).reshape(x.shape)}
-        lo, hi = (-_MOST_CODE, _MOST_CODE) if self.step is not None else self._range
+        lo, hi = self._range
         if self.symmetric:
             codes = rounded(places.clamp(lo, hi))
         else:  # rounded first: adding an odd zero point to a tie would change which neighbour is even

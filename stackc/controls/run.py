@@ -233,7 +233,7 @@ class _Controls:
             rows = len(self._task.training_texts())
             texts = training_texts(self._task, (), None, min(_HOLDOUT, max(rows // 10, 1)))
         else:
-            texts = training_texts(self._task, heal.data, heal.rows, heal.holdout)
+            texts = training_texts(self._task, heal.data, heal.rows, heal.holdout, heal.augmented)
         teacher = self._reference if heal is None or heal.teacher is None else open_reference(heal.teacher)
         progress = _Labelled(self._progress, "linear")
         labels, held_out = (

@@ -10,10 +10,11 @@ from stackc.errors import DataError
 
 
 class HeldOut(NamedTuple):
-    """What is held out, in normal form: the rows, and rows that are parts of these and of no other row."""
+    """In normal form: the rows held out, rows that are parts of these only, and rows left that are part of no other."""
 
     rows: frozenset[str]
     parts: frozenset[str]
+    others: tuple[str, ...]
 
 
 def hold_out(forms: Sequence[str], count: int) -> HeldOut:
@@ -41,6 +42,8 @@ def hold_out(forms: Sequence[str], count: int) -> HeldOut:
     >>> held_out = hold_out(rows, 1)
     >>> sorted(held_out.rows), sorted(held_out.parts)
     (['a fine film'], ['fine film'])
+    >>> held_out.others
+    ('a dull film', 'an end')
     """
     wholes = _wholes_of_parts(forms)
     whole = [form for form in forms if form not in wholes]
@@ -53,7 +56,7 @@ def hold_out(forms: Sequence[str], count: int) -> HeldOut:
             f"holding out {count} of {len(whole)} different training rows{kind} leaves none to train on: {less}give the task "
             "more training rows"
         )
-    return HeldOut(chosen, parts)
+    return HeldOut(chosen, parts, tuple(form for form in whole if form not in chosen))
 
 
 def _wholes_of_parts(forms: Sequence[str]) -> dict[str, set[str]]:

@@ -47,6 +47,8 @@ class Heal(TrainingStage, frozen=True):
         Further text to train on, beside the training rows of the task: files, or ``demo/imdb-sentences``.
     rows : int, optional
         At most so many rows of ``data``, spread evenly.
+    augmented : int
+        So many texts made from the task's training rows: parts of several, joined at words that they share.
     holdout : int
         Training rows of the task that are held out, for choosing the best checkpoint.
     teacher : str, optional
@@ -92,6 +94,7 @@ class Heal(TrainingStage, frozen=True):
         tuple[str, ...], Meta(description="further text beside the task's training rows: files, demo/imdb-sentences")
     ] = ()
     rows: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="at most so many rows of data")] = None
+    augmented: Annotated[int, Meta(ge=0, description="texts made from the task's training rows, recombined")] = 0
     holdout: Annotated[int, Meta(ge=1, description="training rows held out, for choosing the best checkpoint")] = 1000
     teacher: Annotated[str | None, Meta(description="a stronger model to answer like, instead of the reference")] = None
     masks: Annotated[

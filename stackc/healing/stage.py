@@ -177,7 +177,7 @@ class Healing:
                     places[tensor.name].copy_(value)
         student = Student(model, places, tensors)
         teacher = self._teacher if heal.teacher is None else open_reference(heal.teacher)
-        texts = training_texts(self._task, heal.data, heal.rows, heal.holdout)
+        texts = training_texts(self._task, heal.data, heal.rows, heal.holdout, heal.augmented)
         rows = self._rows(texts.texts, teacher, plan.recipe.seed, heal, heal.total_steps(len(texts.texts)))
         held_out = self._rows(texts.held_out, teacher, plan.recipe.seed, heal)
         _require_classes(model, rows.logits, teacher, index)

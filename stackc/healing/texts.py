@@ -10,12 +10,13 @@ import msgspec
 
 from stackc.calibration import spread
 from stackc.errors import DataError
+from stackc.healing.augment import recombined
 from stackc.healing.holdout import hold_out
 from stackc.tasks.data import check_texts, normal_form, read_texts
 from stackc.tasks.task import Task
 
-#: Name of the first source.
-TASK_ROWS = "training rows of the task"
+#: Name of the first source, and of what is made from it.
+TASK_ROWS, RECOMBINED = "training rows of the task", "training rows recombined"
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -24,7 +25,7 @@ class Source(msgspec.Struct, frozen=True):
     Parameters
     ----------
     name : str
-        `TASK_ROWS`, or the entry of ``data``.
+        `TASK_ROWS`, `RECOMBINED`, or the entry of ``data``.
     rows : int
         Its texts that are trained on.
     dropped : int
@@ -97,7 +98,9 @@ file, or demo/imdb-sentences
         check_texts(name)
 
 
-def training_texts(task: Task, data: Sequence[str], rows: int | None, holdout: int) -> TrainingTexts:
+def training_texts(
+    task: Task, data: Sequence[str], rows: int | None, holdout: int, augmented: int = 0
+) -> TrainingTexts:
     r"""Read what is trained on and what is held out.
 
     Rows are held out as `stackc.healing.holdout.hold_out` says, so that they are the same on every machine, and stay, but
@@ -114,6 +117,9 @@ def training_texts(task: Task, data: Sequence[str], rows: int | None, holdout: i
         At most so many rows of ``data``, spread evenly over all of them before any is dropped.
     holdout : int
         Training rows of the task to hold out.
+    augmented : int
+        Texts to make from training rows that are part of no other, by `stackc.healing.augment.recombined`; those that
+        are made twice are trained on once.
 
     Raises
     ------
@@ -146,7 +152,8 @@ def training_texts(task: Task, data: Sequence[str], rows: int | None, holdout: i
     held_out = hold_out(list(distinct), holdout)
     forbidden = evaluated | held_out.rows | held_out.parts
     # The rows that are held out are not counted as dropped, other copies of them are.
-    parts = [(TASK_ROWS, own), *_further(data, rows)]
+    made = recombined([distinct[form] for form in held_out.others], augmented) if augmented else []
+    parts = [(TASK_ROWS, own), *([(RECOMBINED, made)] if augmented else []), *_further(data, rows)]
     taken: set[str] = set()
     texts: list[str] = []
     sources: list[Source] = []

@@ -20,7 +20,7 @@ from stackc.tasks.none import NoTask
 from stackc.tasks.task import Task
 
 
-class _Texts(Task, frozen=True):
+class TextsTask(Task, frozen=True):
     """A task of texts in memory."""
 
     name: ClassVar[str] = "texts"
@@ -61,7 +61,7 @@ def _is_part(form: str, other: str) -> bool:
 
 @given(st.lists(WORDS, min_size=1), st.lists(WORDS), st.lists(WORDS, min_size=1), st.integers(0, 4))
 def test_nothing_evaluated_or_held_out_is_trained_on(tmp_path_factory, train, evaluated, more, holdout):
-    task = _Texts(tuple(train), tuple(evaluated))
+    task = TextsTask(tuple(train), tuple(evaluated))
     data = [_file(tmp_path_factory.getbasetemp(), *more)]
     different = {normal_form(text) for text in train} - {normal_form(text) for text in evaluated}
     whole = {form for form in different if not any(_is_part(form, other) for other in different)}
@@ -85,18 +85,18 @@ def test_nothing_evaluated_or_held_out_is_trained_on(tmp_path_factory, train, ev
 
 
 def test_held_out_rows_are_chosen_by_what_they_say():
-    found = training_texts(_Texts(TRAIN), [], None, 10)
-    turned = training_texts(_Texts(tuple(f"ROW  {number}" for number in reversed(range(40)))), [], None, 10)
+    found = training_texts(TextsTask(TRAIN), [], None, 10)
+    turned = training_texts(TextsTask(tuple(f"ROW  {number}" for number in reversed(range(40)))), [], None, 10)
     assert set(map(normal_form, found.held_out)) == set(map(normal_form, turned.held_out))
     assert found.held_out != list(TRAIN[:10])
-    more = training_texts(_Texts((*TRAIN, *(f"new {number}" for number in range(4)))), [], None, 10)
+    more = training_texts(TextsTask((*TRAIN, *(f"new {number}" for number in range(4)))), [], None, 10)
     assert len(set(found.held_out) & set(more.held_out)) >= 6  # a new row takes the place of one at most
-    assert set(training_texts(_Texts(TRAIN), [], None, 5).held_out) < set(found.held_out)
+    assert set(training_texts(TextsTask(TRAIN), [], None, 5).held_out) < set(found.held_out)
 
 
 def test_phrases_of_held_out_sentences_are_left_out_with_them():
     sentences = ["a fine and quiet film", "a loud film , and dull", "quiet and slow"]
-    task = _Texts(
+    task = TextsTask(
         (*sentences, "quiet", "a fine", "Fine and  quiet", "film", "a loud film", "slow", "dull", ", and dull")
     )
     only_theirs = {
@@ -112,25 +112,25 @@ def test_phrases_of_held_out_sentences_are_left_out_with_them():
 
 
 def test_too_many_held_out_rows_are_refused_with_a_number_that_does():
-    task = _Texts(("a fine film", "fine film", "a dull film", "dull"))
+    task = TextsTask(("a fine film", "fine film", "a dull film", "dull"))
     with pytest.raises(DataError, match=r"3 of 2 different training rows .* set 'holdout' to 1, or give"):
         training_texts(task, [], None, 3)
     assert len(training_texts(task, [], None, 1).held_out) == 1
     with pytest.raises(DataError, match="train on: give the task more training rows"):
-        training_texts(_Texts(("a fine film", "film")), [], None, 1)
+        training_texts(TextsTask(("a fine film", "film")), [], None, 1)
 
 
 def test_rows_are_spread_over_all_sources(tmp_path: Path):
     lines = [f"line {number}" for number in range(100)]
     data = [_file(tmp_path, *lines[:80], name="a.txt"), _file(tmp_path, *lines[80:], name="b.txt")]
-    found = training_texts(_Texts(TRAIN), data, 10, 0)
+    found = training_texts(TextsTask(TRAIN), data, 10, 0)
     assert found.texts == [*TRAIN, *spread(lines, 10)]
     assert found.sources == (Source(TASK_ROWS, 40, 0), Source(data[0], 8, 0), Source(data[1], 2, 0))
-    assert training_texts(_Texts(TRAIN), data, 1000, 0).texts == [*TRAIN, *lines]
+    assert training_texts(TextsTask(TRAIN), data, 1000, 0).texts == [*TRAIN, *lines]
 
 
 def test_drops_are_counted_by_source(tmp_path: Path):
-    task = _Texts(("one", "two", "Bad", "three"), ("bad", "worse"))
+    task = TextsTask(("one", "two", "Bad", "three"), ("bad", "worse"))
     held_out = training_texts(task, [], None, 1).held_out[0]
     data = [_file(tmp_path, "four", held_out.upper(), "BAD", " worse", "one", "four")]
     found = training_texts(task, data, None, 1)
@@ -139,13 +139,13 @@ def test_drops_are_counted_by_source(tmp_path: Path):
 
 
 def test_the_fingerprint_is_that_of_the_texts(tmp_path: Path):
-    texts = training_texts(_Texts(TRAIN), [_file(tmp_path, "x", name="a.txt")], None, 3)
-    renamed = training_texts(_Texts(TRAIN), [_file(tmp_path, "x", name="b.txt")], None, 3)
+    texts = training_texts(TextsTask(TRAIN), [_file(tmp_path, "x", name="a.txt")], None, 3)
+    renamed = training_texts(TextsTask(TRAIN), [_file(tmp_path, "x", name="b.txt")], None, 3)
     others = [
-        training_texts(_Texts(TRAIN), [_file(tmp_path, "y", name="c.txt")], None, 3),
-        training_texts(_Texts(TRAIN), [], None, 3),
-        training_texts(_Texts(TRAIN), [], None, 4),
-        training_texts(_Texts(TRAIN[::-1]), [], None, 4),
+        training_texts(TextsTask(TRAIN), [_file(tmp_path, "y", name="c.txt")], None, 3),
+        training_texts(TextsTask(TRAIN), [], None, 3),
+        training_texts(TextsTask(TRAIN), [], None, 4),
+        training_texts(TextsTask(TRAIN[::-1]), [], None, 4),
     ]
     assert texts.fingerprint == renamed.fingerprint
     assert len({found.fingerprint for found in (texts, *others)}) == 5
@@ -157,7 +157,7 @@ def test_every_kind_of_file_is_read(tmp_path: Path):
     (tmp_path / "c.txt").write_bytes("\ufeff four \r\n\r\n\tcafé\u2028noir\n".encode())
     data = [str(tmp_path / name) for name in ("a.csv", "b.jsonl", "c.txt")]
     check_sources(data)
-    assert training_texts(_Texts(("own",)), data, None, 0).texts == [
+    assert training_texts(TextsTask(("own",)), data, None, 0).texts == [
         "own",
         "one, two",
         "three",
@@ -170,7 +170,7 @@ def test_every_kind_of_file_is_read(tmp_path: Path):
 def test_reviews_cut_into_sentences_are_further_text(monkeypatch):
     monkeypatch.setattr("stackc.demo.reviews.imdb_sentences", lambda: ["It moved me.", "ROW 7", "So slow."])
     check_sources(["demo/imdb-sentences"])
-    found = training_texts(_Texts(TRAIN), ["demo/imdb-sentences"], None, 0)
+    found = training_texts(TextsTask(TRAIN), ["demo/imdb-sentences"], None, 0)
     assert found.texts == [*TRAIN, "It moved me.", "So slow."]
     assert found.sources[1] == Source("demo/imdb-sentences", 2, 0)
 
@@ -191,7 +191,7 @@ def test_a_task_says_how_many_of_its_training_rows_are_evaluated(tmp_path: Path,
     assert found.dropped - clean.dropped == len(reviews.read_text().splitlines()) - 1
 
 
-@pytest.mark.parametrize("check", [check_sources, lambda data: training_texts(_Texts(TRAIN), data, None, 1)])
+@pytest.mark.parametrize("check", [check_sources, lambda data: training_texts(TextsTask(TRAIN), data, None, 1)])
 def test_what_cannot_be_there_is_said_at_once(tmp_path: Path, check):
     accepted = r"\.txt, \.csv, \.tsv, \.json, \.jsonl or \.parquet file, or demo/imdb-sentences"
     with pytest.raises(DataError, match=rf"no file 'absent\.txt'; accepted is a {accepted}"):
@@ -208,7 +208,7 @@ def test_what_cannot_be_there_is_said_at_once(tmp_path: Path, check):
 
 def test_bad_rows_are_named(tmp_path: Path):
     def read(path: str) -> None:
-        training_texts(_Texts(TRAIN), [path], None, 1)
+        training_texts(TextsTask(TRAIN), [path], None, 1)
 
     with pytest.raises(DataError, match=r"empty\.txt holds no texts; write one a line"):
         read(_file(tmp_path, "", " ", name="empty.txt"))
@@ -221,10 +221,10 @@ def test_bad_rows_are_named(tmp_path: Path):
 
 def test_a_task_without_enough_rows_says_so():
     with pytest.raises(DataError, match=r"holding out 40 of 40 different training rows .* set 'holdout' to 4,"):
-        training_texts(_Texts(TRAIN), [], None, 40)
+        training_texts(TextsTask(TRAIN), [], None, 40)
     with pytest.raises(DataError, match="no training rows that are not evaluation rows too"):
-        training_texts(_Texts(("a", "B"), ("A", "b")), [], None, 1)
+        training_texts(TextsTask(("a", "B"), ("A", "b")), [], None, 1)
     with pytest.raises(DataError, match="no training rows"):
-        training_texts(_Texts(()), [], None, 1)
+        training_texts(TextsTask(()), [], None, 1)
     with pytest.raises(DataError, match="add 'task:"):
         training_texts(NoTask(), [], None, 1)
