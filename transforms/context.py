@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-#: Shares, in eighths, of the averages of the row, of the column and of the values just before, by ``mixture``.
-WEIGHTS = ((4, 4, 0), (8, 8, 0), (3, 3, 4), (4, 0, 4))
+#: Shares, in eighths, of the averages of the row, of the column and of the values just before, by ``mixture``. The last one,
+#: that knows nothing but the values themselves, is for short headers only.
+WEIGHTS = ((4, 4, 0), (8, 8, 0), (3, 3, 4), (4, 0, 4), (0, 0, 0))
+_MIXTURES = 4
 
 #: Counts at which contexts stop slowing down, by ``memory``.
 LIMITS = (60, 127, 255, 1000)
@@ -26,11 +28,17 @@ LIMITS = (60, 127, 255, 1000)
 #: Numbers of states of a trellis, by ``trellis``.
 STATES = (0, 4, 8)
 
+#: Share of the bits that are left with the state of a trellis: surely quantised with it below one, hardly above the other.
+_SURELY, _HARDLY = 0.9, 0.99
+
 #: Widest range of values: magnitudes fit int32.
 _WIDEST = 1 << 31
 
 #: Values that a choice of settings is tried on: all of a small plane, of others a sixteenth, within limits.
 _SMALL, _SAMPLE_LEAST, _SAMPLE_MOST = 1 << 14, 1 << 13, 1 << 16
+
+#: Planes of up to so many values count as small where one in so many is not zero: a part of them might hold next to none.
+_SPARSE_SMALL, _SPARSE = 1 << 20, 64
 
 
 class Settings(NamedTuple):
@@ -42,6 +50,20 @@ class Settings(NamedTuple):
     resolution: int = 2
     memory: int = 2
     trellis: int = 0
+
+
+#: What a header of one byte can say: largest magnitudes, and settings that suit small planes.
+SHORT_PEAKS = (1, 2, 3, 5, 7, 15)
+SHORT_SETTINGS = (
+    *(
+        Settings(columns_first, carry, mixture, resolution)
+        for mixture in (0, 1, 3)
+        for columns_first, carry in ((False, False), (False, True), (True, True))
+        for resolution in (0, 1)
+    ),
+    Settings(mixture=_MIXTURES, resolution=0),
+    Settings(mixture=_MIXTURES, resolution=0, memory=3),
+)
 
 
 class _Matrix(NamedTuple):
@@ -63,7 +85,7 @@ class Context(Packer, frozen=True):
     **Format, version 1.** A plane with no elements, or with one possible value, has no bytes. The elements form a matrix
     of ``shape[0]`` rows (one row for planes of fewer than two axes). Byte 0 is ``1`` if the ``raw`` form follows: values
     less their lowest possible one (``lo``, or the least number of the dtype), least significant bit first, in as many
-    bits as the highest possible one needs. Otherwise:
+    bits as the highest possible one needs. If it is another odd number it is a short header, see below. Otherwise:
 
     * byte 0: bit 1 the matrix is coded transposed; bit 2 *carry*; bit 3 a mask of used rows is there, bit 4 one of used
       columns; bits 5 and 6 *signs*: 0 both, 1 none is negative, 2 none is positive; bit 7 a *centre* is there. Bit 0 is 0.
@@ -74,6 +96,11 @@ class Context(Packer, frozen=True):
     * *peak*: a varint, the largest magnitude of a value less the centre. If it is 0 nothing follows: all values are the
       centre.
     * the words of the range coder, 4 bytes each, most significant first; zero bytes at the end are cut off.
+
+    *Short header.* Byte 0 is ``2 * (20 * p + s) + 3``, and words follow. The peak is ``(1, 2, 3, 5, 7, 15)[p]``, there are no
+    masks and no centre, signs is 0, trellis is 0. For ``s < 18`` memory is 2, resolution ``s % 2``, mixture
+    ``(0, 1, 3)[s // 6]``, and transposed and carry are (no, no), (no, yes) or (yes, yes) for ``s // 2 % 3 = 0, 1, 2``. For
+    ``s = 18`` and ``19`` the shares of the mixture are ``(0, 0, 0)``, resolution is 0, memory 2 and 3, transposed and carry no.
 
     *Range coder.* 64-bit unsigned numbers: ``width = 2**64 - 1``, ``code`` the first two words; words beyond the end
     are 0. A bit with context ``(p, n)``, ``p`` of ``2**22`` being the chance of 1::
@@ -176,6 +203,9 @@ class Context(Packer, frozen=True):
             coded = bytes([0x20 | (0x80 if centre else 0), 0]) + _centre_bytes(centre) + _varint(0)
         else:
             coded = _coded(values, centre, peak, signs, raw_bytes)
+            shortly = None if centre else _coded_shortly(values, peak)
+            if shortly is not None and len(shortly) < len(coded):
+                coded = shortly
         if len(coded) <= raw_bytes:
             return coded
         flat = (values.reshape(-1).astype(numpy.int64) + (centre - lo)).astype(numpy.uint64)
@@ -224,6 +254,9 @@ class _Header(NamedTuple):
 
     def write(self) -> bytes:
         settings = self.settings
+        if self.size == 1:
+            index = len(SHORT_SETTINGS) * SHORT_PEAKS.index(self.peak) + SHORT_SETTINGS.index(settings)
+            return bytes([2 * index + 3])
         first = (
             settings.columns_first << 1
             | settings.carry << 2
@@ -237,6 +270,11 @@ class _Header(NamedTuple):
 
     @classmethod
     def read(cls, data: bytes, spec: PlaneSpec) -> _Header:
+        if data and data[0] & 1:
+            peak, chosen = divmod(data[0] - 3 >> 1, len(SHORT_SETTINGS))
+            if peak >= len(SHORT_PEAKS):
+                raise _no_settings(spec)
+            return cls(SHORT_SETTINGS[chosen], False, False, 0, 0, SHORT_PEAKS[peak], 1)
         if len(data) < 3:
             raise ArtifactError(f"a plane of {spec} has {len(data)} bytes in the file, too few; it is damaged")
         first, second = data[0], data[1]
@@ -244,13 +282,17 @@ class _Header(NamedTuple):
         centre, size = _read_varint(data, 2) if first & 0x80 else (0, 2)
         peak, size = _read_varint(data, size)
         signs = first >> 5 & 3
-        if first & 1 or settings.trellis >= len(STATES) or signs > 2 or peak >= _WIDEST:
-            raise ArtifactError(f"the settings of a plane of {spec} are none that stackc writes; the file is damaged")
+        if settings.trellis >= len(STATES) or signs > 2 or peak >= _WIDEST:
+            raise _no_settings(spec)
         centre = -(centre >> 1) - 1 if centre & 1 else centre >> 1
         lo, hi = _range(spec)
         if not lo <= centre <= hi:
             raise ArtifactError(f"the centre of a plane of {spec} is {centre}, out of its range; the file is damaged")
         return cls(settings, bool(first & 8), bool(first & 16), signs, centre, peak, size)
+
+
+def _no_settings(spec: PlaneSpec) -> ArtifactError:
+    return ArtifactError(f"the settings of a plane of {spec} are none that stackc writes; the file is damaged")
 
 
 def _range(spec: PlaneSpec) -> tuple[int, int]:
@@ -293,20 +335,40 @@ def _centre(values: np.ndarray, least: int, most: int) -> int:
 
 def _coded(values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: int) -> bytes:
     """Header and words with the best settings found; may be cut short when longer than ``most_bytes``."""
-    settings = _choose(values, peak, signs)
+    found = (_choose(values, peak, signs, trellis) for trellis in _trellises(values, peak, signs))
+    return min((_coded_with(settings, values, centre, peak, signs, most_bytes) for settings in found), key=len)
+
+
+def _coded_with(settings: Settings, values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: int) -> bytes:
     matrix = _masked(values, settings, peak, signs)
     words = numpy.zeros(most_bytes // 4 + 4, numpy.uint32)
     count, _ = _run(matrix, settings, words, peak, signs)
     header = _Header(settings, bool(matrix.rows_used.size), bool(matrix.columns_used.size), signs, centre, peak)
     if count > words.size:
         return bytes(most_bytes + 1)
-    return header.write() + words[:count].astype(">u4").tobytes().rstrip(b"\0")
+    return header.write() + _stream(words[:count])
+
+
+def _coded_shortly(values: np.ndarray, peak: int) -> bytes | None:
+    """A header of one byte and words, where the plane is small and so are its values."""
+    fitting = [short for short in SHORT_PEAKS if short >= peak]
+    if not fitting or not _is_small(values):
+        return None
+    cost = _Cost(values, fitting[0], 0, masks=False)
+    settings = min((short for short in SHORT_SETTINGS if values.shape[0] > 1 or not short.columns_first), key=cost)
+    words = numpy.zeros(cost(settings) // 32 + 3, numpy.uint32)
+    count, _ = _run(_compact(values, settings, False, False), settings, words, fitting[0], 0)
+    return _Header(settings, False, False, 0, 0, fitting[0], 1).write() + _stream(words[:count])
+
+
+def _stream(words: np.ndarray) -> bytes:
+    return words.astype(">u4").tobytes().rstrip(b"\0")
 
 
 def _masked(values: np.ndarray, settings: Settings, peak: int, signs: int) -> _Matrix:
     """The matrix in the order of coding; a small one only with masks that pay for themselves."""
     both = _compact(values, settings)
-    if values.size > _SMALL or not both.values.size:
+    if not _is_small(values) or not both.values.size:
         return both
     offered = [(rows, columns) for rows in (False, True) for columns in (False, True)]
     words = numpy.zeros(0, numpy.uint32)
@@ -347,12 +409,19 @@ def _sample(values: np.ndarray) -> np.ndarray:
 
 
 def _sample_size(values: np.ndarray) -> int:
-    return _SMALL if values.size <= _SMALL else min(max(values.size // 16, _SAMPLE_LEAST), _SAMPLE_MOST)
+    if _is_small(values):
+        return max(values.size, 1)
+    return min(max(values.size // 16, _SAMPLE_LEAST), _SAMPLE_MOST)
 
 
-def _choose(values: np.ndarray, peak: int, signs: int) -> Settings:
+def _is_small(values: np.ndarray) -> bool:
+    if values.size <= _SMALL:
+        return True
+    return values.size <= _SPARSE_SMALL and int(numpy.count_nonzero(values)) * _SPARSE <= values.size
+
+
+def _choose(values: np.ndarray, peak: int, signs: int, trellis: int) -> Settings:
     """The settings that code a sample in the fewest bits, one after another from the most important."""
-    trellis = 0 if signs else _trellis(values, peak, signs)
     if trellis:
         cost = _Cost(_head(values), peak, signs)
         best = Settings(trellis=trellis)
@@ -362,23 +431,28 @@ def _choose(values: np.ndarray, peak: int, signs: int) -> Settings:
         best = min(
             (Settings(columns_first=order, carry=carry) for order in orders for carry in (False, True)), key=cost
         )
-    best = min((best._replace(mixture=mixture) for mixture in range(len(WEIGHTS))), key=cost)
-    best = min((best._replace(resolution=resolution) for resolution in (2, 1, 3)), key=cost)
+    best = min((best._replace(mixture=mixture) for mixture in range(_MIXTURES)), key=cost)
+    best = min((best._replace(resolution=resolution) for resolution in (2, 1, 3, 0)), key=cost)
     return min((best._replace(memory=memory) for memory in (2, 3, 1, 0)), key=cost)
 
 
 def model_settings(values: np.ndarray) -> Settings:
     """The settings that suit a matrix of int32 codes, for a quantiser that takes their price into account."""
     peak = int(numpy.abs(values).max(initial=0))
-    return _choose(values, peak, 0)._replace(trellis=0) if peak else Settings()
+    return _choose(values, peak, 0, 0) if peak else Settings()
 
 
-def _trellis(values: np.ndarray, peak: int, signs: int) -> int:
-    """Which trellis the values were quantised with: knowing its state saves a lot then, and nothing otherwise."""
+def _trellises(values: np.ndarray, peak: int, signs: int) -> tuple[int, ...]:
+    """Which trellises to try: knowing the state of the one that values were quantised with saves a lot, most of the time.
+
+    Where it seems to save little, the values may also be sparse ones that know no trellis, and masks save more.
+    """
+    if signs:
+        return (0,)
     cost = _Cost(_head(values), peak, signs)
-    plain = cost(Settings())
     best = min((1, 2), key=lambda trellis: cost(Settings(trellis=trellis)))
-    return best if cost(Settings(trellis=best)) < 0.99 * plain else 0
+    saved = cost(Settings(trellis=best)) / max(cost(Settings()), 1)
+    return (best,) if saved < _SURELY else (best, 0) if saved < _HARDLY else (0,)
 
 
 def _head(values: np.ndarray) -> np.ndarray:
@@ -390,14 +464,14 @@ def _head(values: np.ndarray) -> np.ndarray:
 class _Cost:
     """Bits of a sample with given settings, each computed once."""
 
-    def __init__(self, sample: np.ndarray, peak: int, signs: int) -> None:
-        self._sample, self._peak, self._signs = sample, peak, signs
+    def __init__(self, sample: np.ndarray, peak: int, signs: int, *, masks: bool = True) -> None:
+        self._sample, self._peak, self._signs, self._masks = sample, peak, signs, masks
         self._known: dict[Settings, int] = {}
 
     def __call__(self, settings: Settings) -> int:
         if settings not in self._known:
             words = numpy.zeros(0, numpy.uint32)
-            matrix = _compact(self._sample, settings)
+            matrix = _compact(self._sample, settings, self._masks, self._masks)
             self._known[settings] = _run(matrix, settings, words, self._peak, self._signs)[1]
         return self._known[settings]
 

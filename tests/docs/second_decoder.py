@@ -599,16 +599,25 @@ def unpack_context(data: bytes, spec: Spec) -> np.ndarray:
 
 def read_context(data: bytes, shape: tuple[int, ...], lo: int, hi: int) -> list[int]:
     source = Bytes(data)
-    first, second = source.number(1), source.number(1)
-    transposed, carry, row_mask, column_mask = (bool(first >> bit & 1) for bit in (1, 2, 3, 4))
-    signs, mixture, resolution, memory, trellis = (
-        *(first >> 5 & 3, second & 3),
-        *(second >> place & 3 for place in (2, 4, 6)),
-    )
-    need(first & 1 == 0 and signs < 3 and trellis < 3, "context header")
-    folded = source.varint(5) if first & 128 else 0
-    centre = folded // 2 if folded % 2 == 0 else -(folded + 1) // 2
-    peak = source.varint(5)
+    first = source.number(1)
+    if first % 2:
+        p, s = divmod((first - 3) // 2, 20)
+        need(p < 6, "context header")
+        peak, centre, row_mask, column_mask, signs, trellis = (1, 2, 3, 5, 7, 15)[p], 0, False, False, 0, 0
+        way = s // 2 % 3 if s < 18 else 0
+        transposed, carry = way == 2, way > 0
+        memory, resolution, mixture = (2, s % 2, (0, 1, 3)[s // 6]) if s < 18 else (s - 16, 0, 4)
+    else:
+        second = source.number(1)
+        transposed, carry, row_mask, column_mask = (bool(first >> bit & 1) for bit in (1, 2, 3, 4))
+        signs, mixture, resolution, memory, trellis = (
+            *(first >> 5 & 3, second & 3),
+            *(second >> place & 3 for place in (2, 4, 6)),
+        )
+        need(signs < 3 and trellis < 3, "context header")
+        folded = source.varint(5) if first & 128 else 0
+        centre = folded // 2 if folded % 2 == 0 else -(folded + 1) // 2
+        peak = source.varint(5)
     need(lo <= centre <= hi and peak < 2**31, "context header")
     rest = data[source.position :]
     rows = shape[0] if len(shape) > 1 else 1
@@ -644,7 +653,7 @@ def read_context(data: bytes, shape: tuple[int, ...], lo: int, hi: int) -> list[
     return list(itertools.chain.from_iterable(matrix))
 
 
-CONTEXT_MIXTURES = ((4, 4, 0), (8, 8, 0), (3, 3, 4), (4, 0, 4))
+CONTEXT_MIXTURES = ((4, 4, 0), (8, 8, 0), (3, 3, 4), (4, 0, 4), (0, 0, 0))
 
 
 class RangeDecoder:

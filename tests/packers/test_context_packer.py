@@ -59,6 +59,16 @@ def forced(plane: Plane, chosen: Settings) -> bytes:
         return module._coded(values - numpy.int32(centre), centre, max(most - centre, centre - least), signs, 1 << 16)
 
 
+def shortly(plane: Plane, chosen: Settings) -> bytes:
+    """Bytes of a plane of small values behind a header of one byte with given settings."""
+    values = module._matrix(plane.x, plane.spec)
+    with mock.patch.object(module, "SHORT_SETTINGS", (chosen,)):
+        data = module._coded_shortly(values, int(numpy.abs(values).max()))
+    assert data is not None
+    peak = (data[0] - 3) // 2
+    return bytes([2 * (20 * peak + module.SHORT_SETTINGS.index(chosen)) + 3]) + data[1:]
+
+
 def entropy_bytes(x: torch.Tensor) -> float:
     counts = torch.unique(x, return_counts=True)[1].double()
     return float(-(counts * (counts / counts.sum()).log2()).sum()) / 8
@@ -151,6 +161,35 @@ def test_every_combination_of_settings_is_written_and_read():
         assert same_bits(context.unpack(data, plane.spec), plane.x)
     for data in list(results.values())[::16]:
         assert same_bits(second(data, plane.spec), plane.x)
+
+
+@pytest.mark.parametrize("top", [1, 2, 3, 4, 7, 8, 15])
+def test_every_short_header_is_written_and_read(top):
+    plane = lively((13, 11), top)
+    for chosen in module.SHORT_SETTINGS:
+        data = shortly(plane, chosen)
+        header = module._Header.read(data, plane.spec)
+        assert (header.settings, header.size) == (chosen, 1)
+        assert header.peak == min(peak for peak in (1, 2, 3, 5, 7, 15) if peak >= int(plane.x.abs().max()))
+        assert context.side_bytes(data, plane.spec) == 1
+        assert same_bits(context.unpack(data, plane.spec), plane.x)
+        assert same_bits(second(data, plane.spec), plane.x)
+
+
+@pytest.mark.parametrize("shape", [(40,), (300,), (8, 16), (16, 128)])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_small_planes_have_a_short_header_and_are_near_their_entropy(shape, bits):
+    spec, x = codes(shape, bits)
+    data = context.pack(x, spec)
+    assert context.side_bytes(data, spec) == 1
+    assert data[0] & 1
+    assert len(data) <= entropy_bytes(x) * 1.01 + 6
+
+
+def test_what_a_short_header_cannot_say_has_a_long_one():
+    for x in (codes((30, 20), 6).x, codes((30, 20), 3).x + 20):
+        spec = PlaneSpec((30, 20), "int8", -40, 40)
+        assert context.side_bytes(context.pack(x, spec), spec) > 1
 
 
 @pytest.mark.parametrize("chosen", EVERY_SETTING[::37], ids=str)
@@ -425,6 +464,7 @@ GOOD = {
     "masked": forced(Plane(SPEC, SPARSE.to(torch.int8)), Settings()),
     "transposed": forced(Plane(SPEC, SPARSE.to(torch.int8)), Settings(True, True, 2, 1, 0)),
     "trellis": forced(Plane(SPEC, codes((12, 14), 5).x), Settings(trellis=2)),
+    "short": shortly(Plane(SPEC, codes((12, 14), 3).x), module.SHORT_SETTINGS[5]),
     "centre": forced(Plane(SPEC, codes((12, 14), 4).x.abs() - 9), Settings(mixture=3, resolution=3, memory=3)),
 }
 
@@ -491,11 +531,12 @@ def varint(number: int) -> bytes:
         pytest.param(forced(WIDER, Settings()), "out of its range", id="wider"),
         (b"", "too few"),
         (b"\0", "too few"),
+        (b"\5", "missing or end in a zero"),
+        (bytes([2 * 120 + 3]) + b"\1", "settings of a plane"),
         (b"\0\0", "too few"),
         (b"\1", "needs? .*bytes"),
         (b"\1" + bytes(127), "bytes"),
         (b"\1" + b"\xff" * 126, "out of its range"),
-        (b"\3\0\1\1", "settings of a plane"),
         (b"\x60\0\1\1", "settings of a plane"),
         (b"\0\xc0\1\1", "settings of a plane"),
         (b"\0\0" + varint(1 << 31) + b"\1", "settings of a plane"),
@@ -582,7 +623,7 @@ def damaged_words() -> list[bytes]:
         header = module._Header.read(data, SPEC)
         for peak in (1, 40, 5000, (1 << 31) - 2):
             for words in (noise[index % 3], b"\xff" * 40, bytes(60) + b"\1"):
-                made.append(header._replace(peak=peak).write() + words)
+                made.append(header._replace(peak=peak, size=0).write() + words)
     return made
 
 

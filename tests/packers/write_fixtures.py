@@ -105,6 +105,9 @@ def context_fixture_planes() -> dict[str, Plane]:
         "all-far-from-zero": (torch.full((8, 9), -77), -100, -70),
         "four-axes": (values.reshape(6, 10, 8, 6) / 10, -16, 15),
         "mask-of-rows": (sparse.abs() > 20, 0, 1),
+        "small": (values[:12, :20] / 40, -15, 15),
+        "small-sparse": (sparse[:20, :40] / 90, -3, 3),
+        "small-vector": (values[3] / 60, -7, 7),
     }
     planes = {}
     for name, (x, lo, hi) in codes.items():
