@@ -66,6 +66,19 @@ def kept(name: str, reports: dict[int, Report]) -> dict[str, Any]:
     }
 
 
+def collected(stored: list[dict[str, Any]], work: Path) -> tuple[list[dict[str, Any]], list[Report]]:
+    """All runs in the order of the page, those of a folder as they are now and others as they are stored; reports read."""
+    by_name, read = {run["name"]: run for run in stored}, []
+    order = [*HEADLINES, *LARGER, *INGREDIENTS]
+    for run in order:
+        paths = {seed: work / folder_of(run.name, seed) / "report.json" for seed in range(run.seeds)}
+        reports = {seed: read_report(path) for seed, path in paths.items() if path.is_file()}
+        if 0 in reports:
+            by_name[run.name] = kept(run.name, reports)
+            read += reports.values()
+    return [by_name[run.name] for run in order if run.name in by_name], read
+
+
 def page(runs: list[dict[str, Any]], head: str) -> str:
     """Markdown."""
     by_name = {run["name"]: run for run in runs}
@@ -184,8 +197,7 @@ def picture(runs: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.4))
-    of_larger = {run.name for run in LARGER}
-    runs = [run for run in runs if run["name"] not in of_larger]  # another reference
+    runs = [run for run in runs if run["reference bytes"] == runs[0]["reference bytes"]]  # of one model
     reference = runs[0]["reference"]
     axes.axhspan(100 * reference["low"], 100 * reference["high"], color="0.93", zorder=0)
     axes.axhline(100 * reference["value"], color="0.5", linewidth=1, zorder=1)
@@ -227,19 +239,11 @@ def main() -> None:
     stored = HERE / "results.json"
     content = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {"runs": []}
     if not arguments.redraw:
-        by_name, read = {run["name"]: run for run in content["runs"]}, []
-        order = [*HEADLINES, *LARGER, *INGREDIENTS]
-        for run in order:
-            paths = {seed: arguments.work / folder_of(run.name, seed) / "report.json" for seed in range(run.seeds)}
-            reports = {seed: read_report(path) for seed, path in paths.items() if path.is_file()}
-            if 0 in reports:
-                by_name[run.name] = kept(run.name, reports)
-                read += reports.values()
+        runs, read = collected(content["runs"], arguments.work)
         machine = (
             f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, two runs at a time, one thread each, "
             f"{platform.system()}, Python {platform.python_version()}, torch {version('torch')}, no GPU"
         )
-        runs = [by_name[run.name] for run in order if run.name in by_name]
         content = {"head": f"`{COMMAND}`, {machine}.", "runs": runs}
         text = json.dumps(content, indent=1) + "\n"
         for report in read:  # where folders are on this machine is nobody's business

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -62,6 +63,25 @@ def test_controls_and_seeds_are_added_to_what_is_there(
     assert "## MiniLM" not in alone
     larger = report["page"]([report["kept"](name, reports) for name in ("350x", "minilm-100x")], "head")
     assert "| minilm-100x | random-init |" in larger.partition("## MiniLM")[2]
+
+
+def test_stored_runs_stay_when_their_folders_are_gone(scripts, tmp_path: Path) -> None:
+    _, report = scripts
+    stored = [{"name": name, "bytes": 7} for name in ("no heal", "350x", "gone from the benchmark")]
+    runs, read = report["collected"](stored, tmp_path)
+    assert ([run["name"] for run in runs], read) == (["350x", "no heal"], []), "in the order of the page"
+    assert runs == [stored[1], stored[0]]
+
+
+def test_the_picture_is_of_one_reference(scripts, tmp_path: Path) -> None:
+    _, report = scripts
+    stored = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))["runs"]
+    pictures = []
+    for runs in (stored, [run for run in stored if run["name"] != "minilm-100x"]):
+        report["picture"](runs, tmp_path / "picture.svg")
+        pictures.append((tmp_path / "picture.svg").read_bytes())
+    assert len(stored) > len([run for run in stored if run["name"] != "minilm-100x"])
+    assert pictures[0] == pictures[1]
 
 
 def test_the_larger_model_is_its_own_teacher(scripts) -> None:
