@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from stackc.errors import DataError
+from stackc.tasks.phrases import wholes_of_parts
 
 
 class HeldOut(NamedTuple):
@@ -45,7 +46,7 @@ def hold_out(forms: Sequence[str], count: int) -> HeldOut:
     >>> held_out.others
     ('a dull film', 'an end')
     """
-    wholes = _wholes_of_parts(forms)
+    wholes = wholes_of_parts(forms)
     whole = [form for form in forms if form not in wholes]
     chosen = frozenset(sorted(whole, key=_hash)[:count])
     parts = frozenset(part for part, of in wholes.items() if of <= chosen)
@@ -57,26 +58,6 @@ def hold_out(forms: Sequence[str], count: int) -> HeldOut:
             "more training rows"
         )
     return HeldOut(chosen, parts, tuple(form for form in whole if form not in chosen))
-
-
-def _wholes_of_parts(forms: Sequence[str]) -> dict[str, set[str]]:
-    """Rows that are a run of words of another row, each with all such rows that are part of none themselves."""
-    beginnings: dict[tuple[str, ...], list[str]] = {}
-    for form in forms:
-        beginnings.setdefault(tuple(form.split(" ", 2)[:2]), []).append(form)
-    found: dict[str, set[str]] = {}
-    # Longest first: what a row is part of comes before it.
-    for form in sorted(forms, key=len, reverse=True):
-        if form in found:
-            continue
-        words, place, text = form.split(" "), 0, f"{form} "
-        for number, word in enumerate(words):
-            for beginning in (tuple(words[number : number + 2]), (word,)):
-                for other in beginnings.get(beginning, ()):
-                    if text.startswith(f"{other} ", place) and other != form:
-                        found.setdefault(other, set()).add(form)
-            place += len(word) + 1
-    return found
 
 
 def _hash(form: str) -> bytes:

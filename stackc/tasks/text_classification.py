@@ -16,6 +16,7 @@ from stackc.calibration import spread
 from stackc.errors import DataError, ModelError
 from stackc.lazy import torch
 from stackc.tasks import data as sources
+from stackc.tasks.phrases import whole_texts
 from stackc.tasks.task import Comparison, Evaluation, Outcome, Progress, Score, Task
 
 if TYPE_CHECKING:
@@ -224,13 +225,15 @@ class TextClassification(Task, frozen=True):
     def calibration_inputs(self, rows: int, tokenizer: Any) -> list[Mapping[str, Tensor]]:
         """Batches of texts that are spread evenly over `calibration_texts`, tokenised as for the evaluation.
 
+        Texts that are part of another one are left out: see `stackc.tasks.phrases.whole_texts`.
+
         Raises
         ------
         DataError
             If there is no tokenizer, or there are no training texts.
         """
         self._need(tokenizer)
-        texts = spread(self.calibration_texts(), rows)
+        texts = spread(whole_texts(self.calibration_texts()), rows)
         return [batch.inputs for batch in self._batches(texts, self.token_ids(texts, tokenizer), tokenizer)]
 
     def _need(self, tokenizer: Any) -> None:
