@@ -45,7 +45,8 @@ class TrainingTexts(NamedTuple):
     texts : list of str
         No two are the same, but for case and spaces.
     held_out : list of str
-        Training rows of the task that are in no form among the texts, nor is a part that only they have.
+        Training rows of the task that are in no form among the texts, nor is a part that only they have; with
+        ``augmented`` also about as many texts recombined from them.
     sources : tuple of Source
         Where the texts come from, in their order.
     """
@@ -119,7 +120,7 @@ def training_texts(
         Training rows of the task to hold out.
     augmented : int
         Texts to make from training rows that are part of no other, by `stackc.healing.augment.recombined`; those that
-        are made twice are trained on once.
+        are made twice are trained on once. Held-out rows are recombined too, and held out beside themselves.
 
     Raises
     ------
@@ -167,7 +168,12 @@ def training_texts(
                 taken.add(form)
                 texts.append(text)
         sources.append(Source(name, len(texts) - before, dropped - (holdout if name == TASK_ROWS else 0)))
-    return TrainingTexts(texts, [text for form, text in distinct.items() if form in held_out.rows], tuple(sources))
+    rows_held_out = [text for form, text in distinct.items() if form in held_out.rows]
+    if augmented:
+        # What teacher and reference were trained on themselves tells little of how they answer to anything else.
+        unseen = {normal_form(text): text for text in recombined(rows_held_out, holdout)}
+        rows_held_out += [text for form, text in unseen.items() if form not in taken | forbidden]
+    return TrainingTexts(texts, rows_held_out, tuple(sources))
 
 
 def _further(data: Sequence[str], rows: int | None) -> Iterator[tuple[str, list[str]]]:

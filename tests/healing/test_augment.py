@@ -56,8 +56,21 @@ def test_training_texts_are_recombined_without_what_is_held_out() -> None:
     assert made.rows > 0
     assert made.rows + made.dropped < 100, "what is made twice is trained on once"
     assert made.rows == len(found.texts) - own.rows
+    assert len(found.held_out) == 1, "recombined from a single row it is the same"
     held_out = set(found.held_out[0].split()) - {word for row in found.texts[: own.rows] for word in row.split()}
     assert held_out, "the row that is held out has words of its own"
     assert not held_out & {word for row in found.texts for word in row.split()}
     assert WHOLE[0] not in found.texts, "what is evaluated may be made by chance, and is dropped"
     assert found.sources != training_texts(task, [], None, 1).sources == (Source(own.name, own.rows, own.dropped),)
+
+
+def test_held_out_rows_are_recombined_among_themselves() -> None:
+    rows = tuple(f"the actor {row} and the film {row}" for row in range(40))
+    task = TextsTask(rows)
+    plain = training_texts(task, [], None, 12)
+    found = training_texts(task, [], None, 12, augmented=50)
+    assert found.held_out[:12] == plain.held_out
+    more = found.held_out[12:]
+    assert 0 < len(more) <= 12
+    assert not set(more) & {*found.held_out[:12], *found.texts}
+    assert {word for row in more for word in row.split()} <= {word for row in plain.held_out for word in row.split()}
