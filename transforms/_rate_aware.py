@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from stackc.lazy import numpy, torch
 
+from ._context_choice import model_settings
+from ._context_settings import LIMITS, WEIGHTS
 from ._kernels import kernel
-from .context import LIMITS, WEIGHTS, model_settings
 
 if TYPE_CHECKING:
     from torch import Tensor

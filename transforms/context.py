@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from stackc.errors import ArtifactError, TensorError
 from stackc.lazy import numpy, torch
@@ -10,68 +10,16 @@ from stackc.packer import Packer
 from stackc.spec import PlaneSpec, integer_range
 
 from ._bits import pack_bits, packed_bytes, require_fit, unpack_bits
+from ._context_choice import Cost, choose, compact, is_small, masked, sample, trellises
+from ._context_settings import SHORT_PEAKS, SHORT_SETTINGS, STATES, Settings, kernel_arguments, run
 from ._kernels import kernel
-from ._trellis import NEXT_STATE, QUANTISER
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-#: Shares, in eighths, of the averages of the row, of the column and of the values just before, by ``mixture``. The last one,
-#: that knows nothing but the values themselves, is for short headers only.
-WEIGHTS = ((4, 4, 0), (8, 8, 0), (3, 3, 4), (4, 0, 4), (0, 0, 0))
-_MIXTURES = 4
-
-#: Counts at which contexts stop slowing down, by ``memory``.
-LIMITS = (60, 127, 255, 1000)
-
-#: Numbers of states of a trellis, by ``trellis``.
-STATES = (0, 4, 8)
-
-#: Share of the bits that are left with the state of a trellis: surely quantised with it below one, hardly above the other.
-_SURELY, _HARDLY = 0.9, 0.99
-
 #: Widest range of values: magnitudes fit int32.
 _WIDEST = 1 << 31
-
-#: Values that a choice of settings is tried on: all of a small plane, of others a sixteenth, within limits.
-_SMALL, _SAMPLE_LEAST, _SAMPLE_MOST = 1 << 14, 1 << 13, 1 << 16
-
-#: Planes of up to so many values count as small where one in so many is not zero: a part of them might hold next to none.
-_SPARSE_SMALL, _SPARSE = 1 << 20, 64
-
-
-class Settings(NamedTuple):
-    """What the encoder chooses for a plane."""
-
-    columns_first: bool = False
-    carry: bool = False
-    mixture: int = 0
-    resolution: int = 2
-    memory: int = 2
-    trellis: int = 0
-
-
-#: What a header of one byte can say: largest magnitudes, and settings that suit small planes.
-SHORT_PEAKS = (1, 2, 3, 5, 7, 15)
-SHORT_SETTINGS = (
-    *(
-        Settings(columns_first, carry, mixture, resolution)
-        for mixture in (0, 1, 3)
-        for columns_first, carry in ((False, False), (False, True), (True, True))
-        for resolution in (0, 1)
-    ),
-    Settings(mixture=_MIXTURES, resolution=0),
-    Settings(mixture=_MIXTURES, resolution=0, memory=3),
-)
-
-
-class _Matrix(NamedTuple):
-    """A plane on its way to the coder: used rows and columns only, the centre taken off, in the order of coding."""
-
-    values: np.ndarray
-    rows_used: np.ndarray
-    columns_used: np.ndarray
 
 
 class Context(Packer, frozen=True):
@@ -324,25 +272,25 @@ def _centre(values: np.ndarray, least: int, most: int) -> int:
     for start in range(0, flat.size, 1 << 20):  # bincount widens to int64
         counts += numpy.bincount(flat[start : start + (1 << 20)] - numpy.int32(least), minlength=counts.size)
     frequent = least + int(counts.argmax())
-    sample = _sample(values)
+    part = sample(values)
 
     def bits(centre: int) -> int:
         signs = 1 if centre == least else 2 if centre == most else 0
-        return _Cost(sample - numpy.int32(centre), max(most - centre, centre - least), signs)(Settings())
+        return Cost(part - numpy.int32(centre), max(most - centre, centre - least), signs)(Settings())
 
     return frequent if frequent in (least, most) else min((frequent, least, most), key=bits)
 
 
 def _coded(values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: int) -> bytes:
     """Header and words with the best settings found; may be cut short when longer than ``most_bytes``."""
-    found = (_choose(values, peak, signs, trellis) for trellis in _trellises(values, peak, signs))
+    found = (choose(values, peak, signs, trellis) for trellis in trellises(values, peak, signs))
     return min((_coded_with(settings, values, centre, peak, signs, most_bytes) for settings in found), key=len)
 
 
 def _coded_with(settings: Settings, values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: int) -> bytes:
-    matrix = _masked(values, settings, peak, signs)
+    matrix = masked(values, settings, peak, signs)
     words = numpy.zeros(most_bytes // 4 + 4, numpy.uint32)
-    count, _ = _run(matrix, settings, words, peak, signs)
+    count, _ = run(matrix, settings, words, peak, signs)
     header = _Header(settings, bool(matrix.rows_used.size), bool(matrix.columns_used.size), signs, centre, peak)
     if count > words.size:
         return bytes(most_bytes + 1)
@@ -352,153 +300,17 @@ def _coded_with(settings: Settings, values: np.ndarray, centre: int, peak: int, 
 def _coded_shortly(values: np.ndarray, peak: int) -> bytes | None:
     """A header of one byte and words, where the plane is small and so are its values."""
     fitting = [short for short in SHORT_PEAKS if short >= peak]
-    if not fitting or not _is_small(values):
+    if not fitting or not is_small(values):
         return None
-    cost = _Cost(values, fitting[0], 0, masks=False)
+    cost = Cost(values, fitting[0], 0, masks=False)
     settings = min((short for short in SHORT_SETTINGS if values.shape[0] > 1 or not short.columns_first), key=cost)
     words = numpy.zeros(cost(settings) // 32 + 3, numpy.uint32)
-    count, _ = _run(_compact(values, settings, False, False), settings, words, fitting[0], 0)
+    count, _ = run(compact(values, settings, False, False), settings, words, fitting[0], 0)
     return _Header(settings, False, False, 0, 0, fitting[0], 1).write() + _stream(words[:count])
 
 
 def _stream(words: np.ndarray) -> bytes:
     return words.astype(">u4").tobytes().rstrip(b"\0")
-
-
-def _masked(values: np.ndarray, settings: Settings, peak: int, signs: int) -> _Matrix:
-    """The matrix in the order of coding; a small one only with masks that pay for themselves."""
-    both = _compact(values, settings)
-    if not _is_small(values) or not both.values.size:
-        return both
-    offered = [(rows, columns) for rows in (False, True) for columns in (False, True)]
-    words = numpy.zeros(0, numpy.uint32)
-    tried = [_compact(values, settings, *masks) for masks in offered] if both.values.size < values.size else [both]
-    return min(tried, key=lambda matrix: _run(matrix, settings, words, peak, signs)[1])
-
-
-def _compact(values: np.ndarray, settings: Settings, rows: bool = True, columns: bool = True) -> _Matrix:
-    """The matrix in the order of coding, without empty rows and columns.
-
-    A trellis runs through them all: its state depends on every code. In a single row or column masks are of no use:
-    zero flags say the same.
-    """
-    matrix = numpy.ascontiguousarray(values.T) if settings.columns_first else values
-    none = numpy.zeros(0, numpy.uint8)
-    rows, columns = rows and matrix.shape[1] > 1, columns and matrix.shape[0] > 1
-    used_rows = matrix.any(axis=1) if rows and not settings.trellis else none
-    used_columns = matrix.any(axis=0) if columns and not settings.trellis else none
-    if not used_rows.all():
-        matrix = matrix[used_rows]
-    if not used_columns.all():
-        matrix = matrix[:, used_columns]
-    masks = [none if used.all() else numpy.asarray(used, numpy.uint8) for used in (used_rows, used_columns)]
-    return _Matrix(numpy.ascontiguousarray(matrix), *masks)
-
-
-def _sample(values: np.ndarray) -> np.ndarray:
-    """A block from the middle of the matrix, of about its proportions, that is representative enough to choose on."""
-    rows, columns = values.shape
-    wanted = _sample_size(values)
-    if values.size <= wanted:
-        return values
-    tall = max(1, min(rows, round((wanted * rows / columns) ** 0.5)))
-    wide = max(1, min(columns, wanted // tall))
-    tall = max(1, min(rows, wanted // wide))
-    top, left = (rows - tall) // 2, (columns - wide) // 2
-    return values[top : top + tall, left : left + wide]
-
-
-def _sample_size(values: np.ndarray) -> int:
-    if _is_small(values):
-        return max(values.size, 1)
-    return min(max(values.size // 16, _SAMPLE_LEAST), _SAMPLE_MOST)
-
-
-def _is_small(values: np.ndarray) -> bool:
-    if values.size <= _SMALL:
-        return True
-    return values.size <= _SPARSE_SMALL and int(numpy.count_nonzero(values)) * _SPARSE <= values.size
-
-
-def _choose(values: np.ndarray, peak: int, signs: int, trellis: int) -> Settings:
-    """The settings that code a sample in the fewest bits, one after another from the most important."""
-    if trellis:
-        cost = _Cost(_head(values), peak, signs)
-        best = Settings(trellis=trellis)
-    else:
-        cost = _Cost(_sample(values), peak, signs)
-        orders = (False,) if values.shape[0] == 1 else (False, True)
-        best = min(
-            (Settings(columns_first=order, carry=carry) for order in orders for carry in (False, True)), key=cost
-        )
-    best = min((best._replace(mixture=mixture) for mixture in range(_MIXTURES)), key=cost)
-    best = min((best._replace(resolution=resolution) for resolution in (2, 1, 3, 0)), key=cost)
-    return min((best._replace(memory=memory) for memory in (2, 3, 1, 0)), key=cost)
-
-
-def model_settings(values: np.ndarray) -> Settings:
-    """The settings that suit a matrix of int32 codes, for a quantiser that takes their price into account."""
-    peak = int(numpy.abs(values).max(initial=0))
-    return _choose(values, peak, 0, 0) if peak else Settings()
-
-
-def _trellises(values: np.ndarray, peak: int, signs: int) -> tuple[int, ...]:
-    """Which trellises to try: knowing the state of the one that values were quantised with saves a lot, most of the time.
-
-    Where it seems to save little, the values may also be sparse ones that know no trellis, and masks save more.
-    """
-    if signs:
-        return (0,)
-    cost = _Cost(_head(values), peak, signs)
-    best = min((1, 2), key=lambda trellis: cost(Settings(trellis=trellis)))
-    saved = cost(Settings(trellis=best)) / max(cost(Settings()), 1)
-    return (best,) if saved < _SURELY else (best, 0) if saved < _HARDLY else (0,)
-
-
-def _head(values: np.ndarray) -> np.ndarray:
-    """The first rows: the states of a trellis follow from all values before."""
-    wanted = _sample_size(values)
-    return values[: max(1, wanted // values.shape[1]), :wanted]
-
-
-class _Cost:
-    """Bits of a sample with given settings, each computed once."""
-
-    def __init__(self, sample: np.ndarray, peak: int, signs: int, *, masks: bool = True) -> None:
-        self._sample, self._peak, self._signs, self._masks = sample, peak, signs, masks
-        self._known: dict[Settings, int] = {}
-
-    def __call__(self, settings: Settings) -> int:
-        if settings not in self._known:
-            words = numpy.zeros(0, numpy.uint32)
-            matrix = _compact(self._sample, settings, self._masks, self._masks)
-            self._known[settings] = _run(matrix, settings, words, self._peak, self._signs)[1]
-        return self._known[settings]
-
-
-def _run(matrix: _Matrix, settings: Settings, words: np.ndarray, peak: int, signs: int) -> tuple[int, int]:
-    """Number of words and of bits; the words are written as far as there is room."""
-    if not matrix.values.size:
-        return 0, 0
-    result: tuple[int, int] = kernel("context").encode(
-        matrix.values, matrix.rows_used, matrix.columns_used, words, peak, signs, *_arguments(settings)
-    )
-    return result
-
-
-def _arguments(settings: Settings) -> tuple[Any, ...]:
-    """The settings as both kernels take them."""
-    states = STATES[settings.trellis]
-    next_state = NEXT_STATE[states] if states else ((0, 0),)
-    quantiser = QUANTISER[states] if states else (0,)
-    return (
-        numpy.array(WEIGHTS[settings.mixture], numpy.int64),
-        settings.resolution,
-        LIMITS[settings.memory],
-        int(settings.carry),
-        numpy.array(next_state, numpy.int64),
-        numpy.array(quantiser, numpy.int64),
-    )
 
 
 def _decoded(data: bytes, spec: PlaneSpec) -> np.ndarray:
@@ -517,7 +329,7 @@ def _decoded(data: bytes, spec: PlaneSpec) -> np.ndarray:
     column_mask = numpy.zeros(columns if header.column_mask else 0, numpy.uint8)
     values = numpy.zeros(spec.numel, numpy.int32)
     read = kernel("context").decode(
-        values, rows, columns, row_mask, column_mask, words, header.peak, header.signs, *_arguments(settings)
+        values, rows, columns, row_mask, column_mask, words, header.peak, header.signs, *kernel_arguments(settings)
     )
     if words.size > read:
         raise ArtifactError(f"the words of a plane of {spec} go on after its values; the file is damaged")
