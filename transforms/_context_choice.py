@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 _SURELY, _HARDLY = 0.9, 0.99
 
 #: Values that a choice of settings is tried on: all of a small plane, of others a sixteenth, within limits.
-_SMALL, _SAMPLE_LEAST, _SAMPLE_MOST = 1 << 14, 1 << 13, 1 << 16
+_SMALL, _SAMPLE_LEAST, _SAMPLE_MOST = 1 << 15, 1 << 13, 1 << 16
 
-#: Planes of up to so many values count as small where one in so many is not zero: a part of them might hold next to none.
-_SPARSE_SMALL, _SPARSE = 1 << 20, 64
+#: How often all settings of a small plane are gone through: those of the first round were chosen beside defaults.
+_SMALL_ROUNDS = 2
+
+#: Where no more than one value in so many is not zero, so many values are tried: fewer might hold next to none.
+_SPARSE, _SAMPLE_SPARSE = 64, 1 << 20
 
 
 def masked(values: np.ndarray, settings: Settings, peak: int, signs: int) -> Matrix:
@@ -65,32 +68,30 @@ def sample(values: np.ndarray) -> np.ndarray:
 
 
 def _sample_size(values: np.ndarray) -> int:
-    if is_small(values):
+    if values.size <= _SMALL:
         return max(values.size, 1)
+    if int(numpy.count_nonzero(values)) * _SPARSE <= values.size:
+        return _SAMPLE_SPARSE
     return min(max(values.size // 16, _SAMPLE_LEAST), _SAMPLE_MOST)
 
 
 def is_small(values: np.ndarray) -> bool:
     """Whether settings are tried on all of a plane."""
-    if values.size <= _SMALL:
-        return True
-    return values.size <= _SPARSE_SMALL and int(numpy.count_nonzero(values)) * _SPARSE <= values.size
+    return values.size <= _sample_size(values)
 
 
 def choose(values: np.ndarray, peak: int, signs: int, trellis: int) -> Settings:
     """The settings that code a sample in the fewest bits, one after another from the most important."""
-    if trellis:
-        cost = Cost(_head(values), peak, signs)
-        best = Settings(trellis=trellis)
-    else:
-        cost = Cost(sample(values), peak, signs)
-        orders = (False,) if values.shape[0] == 1 else (False, True)
-        best = min(
-            (Settings(columns_first=order, carry=carry) for order in orders for carry in (False, True)), key=cost
-        )
-    best = min((best._replace(mixture=mixture) for mixture in range(MIXTURES)), key=cost)
-    best = min((best._replace(resolution=resolution) for resolution in (2, 1, 3, 0)), key=cost)
-    return min((best._replace(memory=memory) for memory in (2, 3, 1, 0)), key=cost)
+    cost = Cost(_head(values) if trellis else sample(values), peak, signs)
+    orders = (False,) if trellis or values.shape[0] == 1 else (False, True)
+    carries = (False,) if trellis else (False, True)
+    best = Settings(trellis=trellis)
+    for _ in range(_SMALL_ROUNDS if is_small(values) else 1):
+        best = min((best._replace(columns_first=order, carry=carry) for order in orders for carry in carries), key=cost)
+        best = min((best._replace(mixture=mixture) for mixture in range(MIXTURES)), key=cost)
+        best = min((best._replace(resolution=resolution) for resolution in (2, 1, 3, 0)), key=cost)
+        best = min((best._replace(memory=memory) for memory in (2, 3, 1, 0)), key=cost)
+    return best
 
 
 def model_settings(values: np.ndarray) -> Settings:
