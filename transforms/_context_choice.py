@@ -85,11 +85,13 @@ def choose(values: np.ndarray, peak: int, signs: int, trellis: int) -> Settings:
     cost = Cost(_head(values) if trellis else sample(values), peak, signs)
     orders = (False,) if trellis or values.shape[0] == 1 else (False, True)
     carries = (False,) if trellis else (False, True)
-    best = Settings(trellis=trellis)
-    for _ in range(_SMALL_ROUNDS if is_small(values) else 1):
+    best, small = Settings(trellis=trellis), is_small(values)
+    # The fewer classes, the less there is to learn: on a part of a plane that would count for more than on all of it.
+    resolutions = (2, 1, 3, 0) if small else (2, 1, 3)
+    for _ in range(_SMALL_ROUNDS if small else 1):
         best = min((best._replace(columns_first=order, carry=carry) for order in orders for carry in carries), key=cost)
         best = min((best._replace(mixture=mixture) for mixture in range(MIXTURES)), key=cost)
-        best = min((best._replace(resolution=resolution) for resolution in (2, 1, 3, 0)), key=cost)
+        best = min((best._replace(resolution=resolution) for resolution in resolutions), key=cost)
         best = min((best._replace(memory=memory) for memory in (2, 3, 1, 0)), key=cost)
     return best
 
