@@ -7,7 +7,7 @@ nothing of them is stored, but their fingerprint goes into the lock file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,11 @@ def row_weights(source: str, *, rows: int, task: Task, tokenizer: Any) -> Tensor
     tensor([3.0000, 1.0000, 0.5000], dtype=torch.float64)
     """
     if source == TOKEN_COUNTS:
-        return _token_counts(rows, task, tokenizer)
+        if tokenizer is None:
+            raise DataError(
+                f"row weights {TOKEN_COUNTS!r} need the model's tokenizer: give a model folder that holds one"
+            )
+        return token_counts(task.calibration_texts(), rows, task, tokenizer).double() + SMOOTHING
     weights = _read(source)
     if weights.ndim != 1 or len(weights) != rows:
         shape = " x ".join(map(str, weights.shape)) or "one"
@@ -99,10 +103,14 @@ def fingerprint(weights: Tensor) -> str:
     return hashlib.sha256(to_bytes(weights.to("cpu", torch.float64))).hexdigest()
 
 
-def _token_counts(rows: int, task: Task, tokenizer: Any) -> Tensor:
-    if tokenizer is None:
-        raise DataError(f"row weights {TOKEN_COUNTS!r} need the model's tokenizer: give a model folder that holds one")
-    texts = task.calibration_texts()
+def token_counts(texts: Sequence[str], rows: int, task: Task, tokenizer: Any) -> Tensor:
+    """How often each token occurs in texts as a model is fed them: int64, shape ``(rows,)``.
+
+    Raises
+    ------
+    DataError
+        If the tokenizer gives tokens that have no row.
+    """
     counts = torch.zeros(rows, dtype=torch.int64)
     # Some texts at a time: what a tokenizer returns takes far more memory than its token numbers.
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -114,7 +122,7 @@ def _token_counts(rows: int, task: Task, tokenizer: Any) -> Tensor:
             f"row weights {TOKEN_COUNTS!r}: the tokenizer gives the token {len(counts) - 1}, but the tensor has {rows} rows; "
             "token counts are for the word embeddings of the tokenizer's own model"
         )
-    return counts.double() + SMOOTHING
+    return counts
 
 
 def _read(source: str) -> np.ndarray[Any, Any]:

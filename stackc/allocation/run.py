@@ -10,13 +10,15 @@ from stackc.allocation.allocate import TOLERANCE, Allocator, Fit
 from stackc.allocation.fisher import POOL, fisher_information
 from stackc.allocation.sensitivity import Sensitivity, WeightError
 from stackc.allocation.settings import open_choices
-from stackc.calibration import calibration_batches
+from stackc.allocation.unseen import counts_tokens, unseen_weights
+from stackc.calibration import Calibration, calibration_batches
 from stackc.errors import DataError, PlanError, RecipeError
 from stackc.plan import Choices, Plan
 from stackc.progress import Progress
 from stackc.report import AllocationSummary
 from stackc.settle import settle
 from stackc.tasks.none import NoTask
+from stackc.tasks.phrases import whole_texts
 from stackc.transform import Transform, config_fields
 
 if TYPE_CHECKING:
@@ -152,7 +154,13 @@ def allocating(
     target = recipe.allocate.budget(reference.nbytes)
     plan, known = settle(plan, reference.tensor, weights, made, moments, until=stages[0])
     with ExitStack() as stack:
-        sensitivity = stack.enter_context(_sensitivity(plan, task, reference, progress))
+        pool = _pool(plan, task, reference)
+        if pool is None:
+            sensitivity: Sensitivity = WeightError(reference)
+        else:
+            rows, population = plan.recipe.calibration.rows, len(task.calibration_texts())
+            sensitivity = stack.enter_context(fisher_information(reference, pool, rows, population, progress))
+            weights = unseen_weights(plan, weights, task, reference.tokenizer(), pool)
         allocator = Allocator(
             plan,
             reference,
@@ -167,20 +175,19 @@ def allocating(
         yield Allocation(allocator, target, sensitivity, known)
 
 
-@contextmanager
-def _sensitivity(plan: Plan, task: Task, reference: Reference, progress: Progress) -> Iterator[Sensitivity]:
+def _pool(plan: Plan, task: Task, reference: Reference) -> Calibration | None:
+    """Training rows that losses are estimated on; None where the estimate needs none."""
     settings = plan.recipe.allocate
     chosen = settings.sensitivity if settings is not None else None
     data = not isinstance(task, NoTask) and reference.kind != "safetensors"
     if chosen == WeightError.name or (chosen is None and not data):
-        yield WeightError(reference)
-        return
-    rows = plan.recipe.calibration.rows
+        return None
+    rows = POOL * plan.recipe.calibration.rows
     try:
-        pool = calibration_batches(task, reference, POOL * rows)
+        if counts_tokens(plan):  # in the other texts, of which there should be as many
+            rows = min(rows, max(len(whole_texts(task.calibration_texts())) // 2, 1))
+        return calibration_batches(task, reference, rows)
     except DataError as error:
         raise DataError(
             f"allocate: {error}; or allocate without data, with 'sensitivity: {WeightError.name}'"
         ) from error
-    with fisher_information(reference, pool, rows, len(task.calibration_texts()), progress) as fisher:
-        yield fisher
