@@ -4,7 +4,8 @@
 
 Every point is a file: written, decoded from its bytes, evaluated. The recipes are ``recipes/<model>/<curve>-<point>.yaml``
 and ``recipes/any/...``; a name's part before the last ``-`` is the curve. Settings are chosen with ``--split held-out``:
-2,000 rows of the training file, of 8 words or more, that calibration does not see. The default split is the data itself.
+1,000 whole sentences of the training file that calibration does not see, nor any of
+their phrases. The default split is the data itself.
 Stored points are kept; ``--methods`` names those that are measured again, a recipe's also if its text changed.
 Writes ``accuracy.json`` and ``accuracy.md``; ``plot.py`` draws them.
 """

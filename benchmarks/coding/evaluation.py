@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from stackc.healing.holdout import hold_out
 from stackc.judge import prepare_judge
 from stackc.progress import Progress
 from stackc.reference import open_reference
 from stackc.tasks import find_task
+from stackc.tasks.data import normal_form
 
-#: Rows of the training file that settings are chosen on, and those that calibration may see.
-HELD_OUT_ROWS = 2000
-#: The evaluated split has whole sentences, the training file phrases as well.
-FEWEST_WORDS = 8
+#: Whole sentences of the training file that settings are chosen on; calibration may see the others.
+HELD_OUT_ROWS = 1000
 
 
 class Evaluator:
@@ -55,14 +54,16 @@ class Evaluator:
 
 
 def split_training(train: Path, folder: Path) -> tuple[Path, Path]:
-    """Write the held-out rows and the calibration rows of the training file as two files that share no sentence."""
+    """Write the held-out rows and the calibration rows of the training file as two files that share no sentence.
+
+    What is held out are whole sentences, and what they alone have parts of is in neither file.
+    """
     with train.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
-    head, body = rows[0], [row for row in rows[1:] if len(row[0].split()) >= FEWEST_WORDS]
-    random.Random(0).shuffle(body)  # noqa: S311 - documented to give the same order everywhere
-    held_out, rest = body[:HELD_OUT_ROWS], body[HELD_OUT_ROWS:]
-    seen = {row[0].strip().lower() for row in held_out}
-    rest = [row for row in rest if row[0].strip().lower() not in seen]
+        head, *body = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = {normal_form(row[0]): row for row in body}
+    left_out = hold_out(list(rows), HELD_OUT_ROWS)
+    held_out = [row for form, row in rows.items() if form in left_out.rows]
+    rest = [row for form, row in rows.items() if form not in left_out.rows | left_out.parts]
     paths = folder / "held-out.tsv", folder / "calibration.tsv"
     for path, part in zip(paths, (held_out, rest), strict=True):
         path.write_text("".join("\t".join(row) + "\n" for row in [head, *part]), encoding="utf-8")
