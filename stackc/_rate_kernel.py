@@ -1,4 +1,4 @@
-"""The price of codes and its gradient in one pass over them, compiled: most of a training step's work on large models."""
+"""The price of codes and its gradient in one pass over them, compiled."""
 
 from __future__ import annotations
 
