@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 import stackc
+from stackc.allocation import run as run_module
 from stackc.allocation.run import _pool
 from stackc.allocation.unseen import counts_tokens, unseen_weights
 from stackc.calibration import Calibration
 from stackc.plan import plan_recipe
 from stackc.recipe.parse import recipe_from
 from stackc.reference import open_reference
+from stackc.row_weights import row_weights
 from stackc.tasks import find_task
 
 PRUNE = {"use": "prune", "on": "*word_embeddings.weight", "rows": "auto", "weights": "token-counts"}
@@ -61,7 +65,17 @@ def test_inputs_without_tokens_leave_counts_as_they_are(tmp_path: Path, tiny_mod
     )
 
 
-def test_a_target_is_reached_with_rows_left_open(tmp_path: Path, tiny_model: Path, reviews: Path) -> None:
+def test_a_target_is_reached_with_rows_left_open(
+    tmp_path: Path, tiny_model: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[torch.Tensor] = []
+
+    class Watched(run_module.Allocator):
+        def __init__(self, *arguments: Any, weights: Any, **others: Any) -> None:
+            given.append(weights[0])
+            super().__init__(*arguments, weights=weights, **others)
+
+    monkeypatch.setattr(run_module, "Allocator", Watched)
     task = {
         "name": "text-classification",
         "data": str(reviews),
@@ -71,4 +85,8 @@ def test_a_target_is_reached_with_rows_left_open(tmp_path: Path, tiny_model: Pat
     run = stackc.run({**recipe, "allocate": {"ratio": 6}}, output=tmp_path / "out", every_stage=False)
     target = run.report.allocation.target_bytes
     assert 0.98 * target <= run.report.file.bytes <= target
+    everything = row_weights(
+        "token-counts", rows=len(given[0]), task=find_task(task), tokenizer=open_reference(str(tiny_model)).tokenizer()
+    )
+    assert float(given[0].sum()) < float(everything.sum()), "what is looked at is not counted"
     assert "rows" in next(iter(run.report.allocation.choices["stages[0]"].values()))
