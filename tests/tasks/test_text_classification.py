@@ -18,7 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from stackc.errors import DataError, ModelError
 from stackc.statistics import wilson_interval
 from stackc.tasks import Evaluation, Outcome, Score
-from stackc.tasks.text_classification import ClassificationEvaluation, TextClassification
+from stackc.tasks.classification import ClassificationEvaluation
+from stackc.tasks.text_classification import TextClassification
 
 BINARY = SimpleNamespace(num_labels=2, label2id={"negative": 0, "positive": 1}, max_position_embeddings=64)
 
