@@ -114,8 +114,8 @@ def test_an_empty_folder_and_a_link_to_a_folder_are_fine(tmp_path, model: str) -
 
 
 FAILURES = {
-    "encode": ("stackc.pipeline.encode_tensor", TensorError("no")),
-    "decode": ("stackc.pipeline.decode_and_compare", ModelError("no")),
+    "encode": ("stackc.encode_model.encode_tensor", TensorError("no")),
+    "decode": ("stackc.stage_rows.decode_and_compare", ModelError("no")),
     "account": ("stackc.pipeline.byte_rows", KeyError("no")),
     "lock": ("stackc.pipeline.lock_document", RuntimeError("no")),
     "report": ("stackc.report.Report.to_json", KeyboardInterrupt()),

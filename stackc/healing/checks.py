@@ -43,3 +43,16 @@ def heal_settings(recipe: Recipe, index: int) -> Heal:
     config = recipe.stages[index].config
     assert isinstance(config, Heal)
     return config
+
+
+def size_notes(recipe: Recipe, size: int) -> list[str]:
+    """Where training did not reach the size that it was given."""
+    notes = []
+    for index in heal_stages(recipe):
+        target = heal_settings(recipe, index).target_bytes
+        if target is not None and size > target:
+            notes.append(
+                f"stages[{index}] (heal): the file is {size - target:,} bytes above the {target:,} that it was to have; more "
+                "steps, or a slightly smaller 'bytes', may do"
+            )
+    return notes

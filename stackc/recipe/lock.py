@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
-from stackc.errors import RecipeError
+from stackc.errors import ModelError, RecipeError
 from stackc.packer import Packer
 from stackc.recipe.document import dump_document
 from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
@@ -191,3 +191,28 @@ def locked_choices(recipe: Recipe) -> dict[int, dict[str, Transform | Packer]]:
             raise RecipeError(f"lock.choices[{number}] leaves the choice for {unsettled[0]} open; {remedy}")
         choices[int(number)] = chosen
     return choices
+
+
+def check_locked_reference(recipe: Recipe, source: str, found: str) -> None:
+    """Refuse a lock that was made for other weights."""
+    if recipe.lock is not None and recipe.lock.reference != found:
+        raise ModelError(
+            f"the lock was made for weights with fingerprint {recipe.lock.reference[:16]}, {source} has {found[:16]}; use "
+            "that reference, or remove the 'lock' key to run the recipe on this one"
+        )
+
+
+def lock_notes(recipe: Recipe, digest: str) -> list[str]:
+    """What became of a lock's promise of the same bytes."""
+    if recipe.lock is None or recipe.lock.artifact == digest:
+        return []
+    now = versions()
+    changed = [
+        f"{package} {version} is now {now.get(package, 'not installed')}"
+        for package, version in recipe.lock.versions.items()
+        if now.get(package) != version
+    ]
+    cause = f"since then {', '.join(changed)}" if changed else "the versions of all packages are the same"
+    return [
+        f"the file differs from the one that the lock was written with (sha256 {recipe.lock.artifact[:16]}); {cause}"
+    ]

@@ -82,6 +82,19 @@ class Reference(abc.ABC):
     def chunks(self, name: str) -> Iterator[bytes | memoryview]:
         """Bytes of one tensor, little-endian in C order, in pieces of bounded size that hold whole elements."""
 
+    def tokenizer_contents(self) -> dict[str, bytes]:
+        """What `tokenizer_files` hold, by name.
+
+        Raises
+        ------
+        ModelError
+            If one of them cannot be read.
+        """
+        try:
+            return {name: file.read_bytes() for name, file in self.tokenizer_files.items()}
+        except OSError as error:
+            raise ModelError(f"the tokenizer file {error.filename} cannot be read: {error.strerror}") from error
+
     @property
     def nbytes(self) -> int:
         """Bytes of the state dict in its own dtypes, tied tensors counted once."""

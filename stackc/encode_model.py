@@ -1,0 +1,148 @@
+"""Stream all tensors of a model through all stages, into one file or one for each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from stackc.artifact.writer import ArtifactWriter
+from stackc.encode import EncodedTensor, encode_tensor
+from stackc.errors import TensorError
+from stackc.meter import MemoryMeter
+from stackc.packer import Packer
+from stackc.parallel import map_ordered
+from stackc.plan import Plan, TensorPlan
+from stackc.progress import Progress
+from stackc.registry import find_packer
+from stackc.spec import PlaneSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stackc.encode import Healed
+    from stackc.reference import Reference
+
+
+class EncodedModel(NamedTuple):
+    """Sizes, times and entropies from the encoding pass.
+
+    Attributes
+    ----------
+    file_bytes : list of int
+        Size of every file that was written.
+    encode_seconds : list of float
+        By stage, summed over tensors.
+    entropy_bits : dict
+        Order-0 entropy of the planes of the last file, by tensor and path.
+    lossless_bytes : int
+        What a file without loss would have.
+    weights_bytes : int
+        Of the last file without anything that is bundled.
+    self_contained_bytes : int or None
+        Of the last file with the tokenizer; None if there is none.
+    peaks : dict
+        Peak memory in bytes by stage, as ``str(stage)``.
+    packers : dict
+        Packers that stages such as ``auto`` chose in their own place, by stage and address of the plane.
+    """
+
+    file_bytes: list[int]
+    encode_seconds: list[float]
+    entropy_bits: dict[tuple[str, str], float]
+    lossless_bytes: int
+    weights_bytes: int
+    self_contained_bytes: int | None
+    peaks: dict[str, int]
+    packers: dict[int, dict[str, Packer]]
+
+
+def encode_model(
+    plan: Plan,
+    reference: Reference,
+    weights: Sequence[Tensor | None],
+    moments: Mapping[str, Tensor],
+    healed: Healed,
+    paths: Sequence[Path],
+    progress: Progress,
+) -> EncodedModel:
+    """Stream all tensors through all stages.
+
+    Parameters
+    ----------
+    plan : Plan
+        Settled.
+    reference : Reference
+        The model.
+    weights : sequence of Tensor or None
+        Row weights for each stage, or None.
+    moments : mapping
+        Second moments of layer inputs by tensor.
+    healed : mapping
+        What stages that train have left of the tensors, by stage.
+    paths : sequence of Path
+        A file for each of the last stages; the last one is the result.
+    progress : Progress
+        Told of the bytes that are encoded.
+
+    Raises
+    ------
+    StackcError
+        In one sentence, with stage and tensor.
+    """
+    first = len(plan.stages) - len(paths)
+    files = reference.tokenizer_contents()
+    seconds = [0.0] * len(plan.stages)
+    entropy: dict[tuple[str, str], float] = {}
+    lossless_bytes = 0
+    packers: dict[int, dict[str, Packer]] = {}
+
+    with ExitStack() as stack:
+        meter = stack.enter_context(MemoryMeter())
+        advance = stack.enter_context(progress.task("encode", reference.nbytes))
+        writers = [stack.enter_context(ArtifactWriter(path, reference.kind, reference.config)) for path in paths]
+
+        def one(tensor: TensorPlan) -> tuple[EncodedTensor, int]:
+            try:
+                packed = len(_lossless(tensor.spec).pack(reference.tensor(tensor.name), tensor.spec))
+                # Read again, so that nothing here holds the tensor when its planes have taken its place.
+                encoded = encode_tensor(
+                    tensor,
+                    reference.tensor(tensor.name),
+                    weights,
+                    moments=moments,
+                    healed=healed,
+                    every_stage=first == 0,
+                    meter=meter,
+                )
+                return encoded, packed
+            except MemoryError as error:
+                raise TensorError(f"{tensor.name} ({tensor.spec}) does not fit in memory") from error
+
+        for encoded, size in map_ordered(one, plan.tensors):
+            lossless_bytes += size
+            seconds = [total + more for total, more in zip(seconds, encoded.seconds, strict=True)]
+            entropy |= {(encoded.plan.name, path): bits for path, bits in encoded.entropy_bits.items()}
+            for stage, writer in enumerate(writers, start=first):
+                writer.add(encoded.plan.names, encoded.plan.spec, encoded.stacks[stage], encoded.stages[stage])
+            for stage, chosen in encoded.chosen_packers.items():
+                packers.setdefault(stage, {}).update(chosen)
+            advance(encoded.plan.spec.nbytes)
+        final = writers[-1]
+        weights_bytes = final.projected_bytes({})
+        lossless_bytes += weights_bytes - final.payload_bytes  # a lossless file needs a container too
+        self_contained_bytes = final.projected_bytes(files) if files else None
+        if "tokenizer" in plan.recipe.bundle:
+            for writer in writers:
+                for name, content in files.items():
+                    writer.add_file(name, content)
+        sizes = [writer.finish() for writer in writers]
+    return EncodedModel(
+        sizes, seconds, entropy, lossless_bytes, weights_bytes, self_contained_bytes, meter.peaks, packers
+    )
+
+
+def _lossless(spec: PlaneSpec) -> Packer:
+    """The packer of the lossless file that the ratio is held against: the smallest that stackc has for the dtype."""
+    return find_packer("floats") if spec.is_real else find_packer("zstd", level=19)
