@@ -138,3 +138,9 @@ def run_model(model: nn.Module, calibration: Calibration) -> Iterator[object]:
                 f"{type(model).__name__} does not run on the calibration data ({', '.join(inputs)}): "
                 f"{' '.join(str(error).split())}"
             ) from error
+
+
+def find_logits(output: object) -> Tensor | None:
+    """The logits in what a model returned, rows along the first axis and classes along the last; None if there are none."""
+    found = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
+    return found if isinstance(found, torch.Tensor) and found.ndim >= 2 else None

@@ -61,7 +61,7 @@ class Walker:
         Row weights per stage, or None; they follow the rows through the transforms that keep them. Those of stages that
         do not apply to this tensor, whose rows are others, are left out.
     moments : mapping, optional
-        Second moments of layer inputs by tensor, for the calibrated stages; see `stackc.moments`. They follow the planes
+        Second moments by tensor, for the calibrated stages; see `stackc.moments`. They follow the planes
         through the transforms that hand them on.
     healed : mapping, optional
         What stages that train have left of the tensors, by stage.

@@ -24,7 +24,7 @@ from stackc.healing.checkpoint import CheckpointFolder
 from stackc.healing.checks import check_heal, heal_stages, size_notes
 from stackc.healing.stage import Healing
 from stackc.judge import prepare_judge
-from stackc.moments import input_moments
+from stackc.moments import second_moments
 from stackc.plan import plan_recipe
 from stackc.progress import Progress
 from stackc.recipe.lock import check_locked_reference, lock_document, lock_notes, locked_choices, versions
@@ -116,7 +116,7 @@ def compress_to_file(
         if calibration is not None:
             with clock.measure("calibrate"):
                 names = [tensor.name for tensor in plan.tensors if is_calibrated(tensor)]
-                moments = stack.enter_context(input_moments(reference, calibration, names, progress))
+                moments = stack.enter_context(second_moments(reference, calibration, names, progress))
             notes += calibration_notes(plan, moments)
         with clock.measure("settle"):
             weights = stage_weights(plan, task, reference)

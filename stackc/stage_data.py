@@ -85,7 +85,7 @@ def _wants_moments(stage: StagePlan) -> bool:
 
 
 def calibration_notes(plan: Plan, moments: Mapping[str, Tensor]) -> list[str]:
-    """How many of the matrices of each calibrated stage have inputs.
+    """How many of the matrices of each calibrated stage have second moments.
 
     Raises
     ------
@@ -102,11 +102,12 @@ def calibration_notes(plan: Plan, moments: Mapping[str, Tensor]) -> list[str]:
         if matched and not any(name in moments for name in matched):
             raise PlanError(
                 f"{where} is calibrated, but nothing that it matches, such as {next(iter(matched))}, is the weight of a linear "
-                "layer that ran on the calibration data; change 'on', or remove 'calibrated'"
+                "layer that ran on the calibration data, or of an embedding that logits depend on; change 'on', or remove "
+                "'calibrated'"
             )
         if without:
             notes.append(
                 f"{where} is calibrated: {len(without)} of its matrices, such as {without[0]}, are no weights of linear layers "
-                "and were rounded without inputs"
+                "or embeddings that ran, and were encoded without second moments"
             )
     return notes

@@ -161,7 +161,7 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
 
     @property
     def calibrated(self) -> bool:
-        """Whether `encode_calibrated` wants the second moments of what the tensor is multiplied with."""
+        """Whether `encode_calibrated` wants the second moments of what rows of the tensor meet."""
         return False
 
     def encode_calibrated(self, x: Tensor, weights: Tensor | None, moments: Tensor | None) -> dict[str, Tensor]:
@@ -172,8 +172,9 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
         x, weights
             As in `encode`.
         moments : Tensor, optional
-            Mean of ``v v^T`` over the inputs ``v`` that rows of ``x`` are multiplied with, shape
-            ``(x.shape[-1], x.shape[-1])``; None where nothing is multiplied, as with embeddings and biases.
+            Mean of ``v v^T`` over the inputs ``v`` that rows of ``x`` are multiplied with, or, where they are looked up,
+            over gradients of what the model says; shape ``(x.shape[-1], x.shape[-1])``. None where there is neither, as with
+            biases.
         """
         return self.encode(x, weights)
 
@@ -226,7 +227,7 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
         return {}
 
     def carry_moments(self, moments: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Second moments for the encoded planes whose rows are multiplied with inputs, as rows of the input are."""
+        """Second moments for the encoded planes whose rows meet the same as rows of the input, or a part of it."""
         return {}
 
 

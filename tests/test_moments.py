@@ -1,4 +1,4 @@
-"""Second moments are those of what each linear layer is fed, padding apart."""
+"""Second moments are those of what each linear layer is fed, padding apart, and of gradients where embeddings are looked up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from stackc import lazy
 from stackc.calibration import Calibration, calibration_batches
 from stackc.errors import ModelError, PlanError
-from stackc.moments import input_moments
+from stackc.moments import second_moments
 from stackc.reference import ModuleReference, open_reference
 from stackc.tasks.text_classification import TextClassification
 from tests.helpers.models import tied, weights_file
@@ -27,7 +27,7 @@ def batches(*shapes: tuple[int, ...], name: str = "x") -> Calibration:
 
 def moments_of(module: nn.Module, calibration: Calibration) -> dict[str, torch.Tensor]:
     reference = ModuleReference.of(module)
-    with input_moments(reference, calibration, reference.specs) as moments:
+    with second_moments(reference, calibration, reference.specs) as moments:
         return dict(moments)
 
 
@@ -152,7 +152,7 @@ def test_transposed_weights_are_refused() -> None:
 
 def test_only_what_is_asked_for_is_watched() -> None:
     reference = ModuleReference.of(Attention())
-    with input_moments(reference, batches((4, 6)), ["out.weight", "norm.weight"]) as moments:
+    with second_moments(reference, batches((4, 6)), ["out.weight", "norm.weight"]) as moments:
         assert list(moments) == ["out.weight"]
 
 
@@ -167,17 +167,100 @@ def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            with input_moments(reference, calibration, reference.specs) as moments:
+            with second_moments(reference, calibration, reference.specs) as moments:
                 yield from moments.values()
         finally:
             torch.set_num_threads(before)
 
     one, two = list(found(1)), list(found(2))
-    assert len(one) == 14  # six layers in each of two blocks, pooler, classifier
+    assert len(one) == 17  # six layers in each of two blocks, pooler, classifier; words, positions, kinds of token
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 def test_weights_without_an_architecture_cannot_run(tmp_path: Path) -> None:
     reference = open_reference(str(weights_file(tmp_path / "model.safetensors")))
-    with pytest.raises(ModelError), input_moments(reference, batches((4, 6)), reference.specs):
+    with pytest.raises(ModelError), second_moments(reference, batches((4, 6)), reference.specs):
         pass
+
+
+class Bag(nn.Module):
+    """A classifier of what words and their places say."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(9, 4), nn.Embedding(6, 4)
+        self.unused = nn.Embedding(9, 4)
+        self.out = nn.Linear(4, classes)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        said = self.words(ids) + self.places(torch.arange(ids.shape[1])[None])
+        logits: torch.Tensor = self.out(torch.tanh(said).mean(1))
+        return logits
+
+
+def texts(rows: int, length: int, at_once: int = 1) -> Calibration:
+    ids = torch.randint(0, 9, (rows, length), generator=torch.Generator().manual_seed(5))
+    return Calibration(tuple({"ids": part} for part in torch.split(ids, at_once)))
+
+
+def information(model: Bag, calibration: Calibration) -> torch.Tensor:
+    """Mean Fisher information of what one place gives, from Jacobians."""
+    total, count = torch.zeros(4, 4, dtype=torch.float64), 0
+    for batch in calibration.batches:
+        for ids in batch["ids"]:
+
+            def logits(words: torch.Tensor, ids: torch.Tensor = ids) -> torch.Tensor:
+                found: torch.Tensor = model.out(torch.tanh(words + model.places.weight[: len(ids)]).mean(0))
+                return found
+
+            words = model.words.weight[ids].detach()
+            p = logits(words).detach().double().softmax(0)
+            for jacobian in torch.autograd.functional.jacobian(logits, words).double().unbind(1):  # type: ignore[no-untyped-call]
+                total += jacobian.T @ (p.diag() - p.outer(p)) @ jacobian
+                count += 1
+    return total / count
+
+
+def with_even(moments: torch.Tensor) -> torch.Tensor:
+    return moments + 0.3 * moments.diagonal().mean() * torch.eye(len(moments))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_embeddings_meet_the_fisher_information(classes: int) -> None:
+    torch.manual_seed(classes)
+    model, calibration = Bag(classes), texts(7, 5)
+    moments = moments_of(model, calibration)
+    assert set(moments) == {"out.weight", "words.weight", "places.weight"}
+    wanted = with_even(information(model, calibration))
+    torch.testing.assert_close(moments["words.weight"], wanted, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(moments["places.weight"], wanted, rtol=1e-4, atol=1e-9)  # one text at a time: the same
+
+
+def test_what_texts_have_in_common_meets_the_sum_of_their_information() -> None:
+    torch.manual_seed(0)
+    model, calibration = Bag(2), texts(2048, 3, at_once=8)
+    moments = moments_of(model, calibration)
+    wanted = with_even(information(model, calibration))
+    torch.testing.assert_close(moments["words.weight"], wanted, rtol=1e-4, atol=1e-9)
+    assert float(torch.dist(moments["places.weight"], 8 * wanted)) < 0.15 * float(torch.linalg.norm(8 * wanted))
+
+
+def test_many_classes_meet_it_on_average() -> None:
+    torch.manual_seed(1)
+    model, calibration = Bag(40), texts(400, 3, at_once=8)
+    wanted = with_even(information(model, calibration))
+    assert float(torch.dist(moments_of(model, calibration)["words.weight"], wanted)) < 0.2 * float(
+        torch.linalg.norm(wanted)
+    )
+
+
+def test_embeddings_of_a_model_without_logits_have_none() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.layer = nn.Embedding(9, 4), nn.Linear(4, 4)
+
+        def forward(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"pooled": self.layer(self.words(ids))}
+
+    assert set(moments_of(Pooled(), texts(2, 3))) == {"layer.weight"}

@@ -67,8 +67,8 @@ class Int(Transform, frozen=True):
       give way to their neighbour towards zero, or to zero. The scale is then stretched a little, so that the plane as a
       whole does not shrink, which costs a network more than noise does; see `stackc.transforms._steps.stretch`.
     * ``calibrated`` minimises the error of what the matrix is multiplied with, as GPTQ does, from the second moments of
-      the inputs of its layer; see `stackc.transforms._calibrated.calibrated_codes`. Planes that nothing is multiplied
-      with, such as embeddings and biases, are rounded as without it.
+      the inputs of its layer, or of gradients for an embedding; see `stackc.transforms._calibrated.calibrated_codes`.
+      Planes without moments, such as biases, are rounded as without it.
 
     Parameters
     ----------

@@ -30,12 +30,27 @@ _CHUNK_ROWS = 4096
 _RANK_SHARES = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 
 
+#: Share of the mean second moment that is added to every one, so that no direction is free.
+_DAMPING = 0.01
+
+
 class Components(NamedTuple):
-    """Principal components in float64: ``rows ~ mean + (rows - mean) @ basis.T @ basis``."""
+    """Principal components in float64: ``rows ~ mean + (rows - mean) @ projection.T @ basis``.
+
+    ``projection`` is ``basis`` itself where distances are the plain ones.
+    """
 
     mean: Tensor
     basis: Tensor
+    projection: Tensor
     variances: Tensor
+
+
+class Metric(NamedTuple):
+    """Distances between rows: ``norm(d @ root)``; ``root`` is symmetric and of determinant one, ``inverse`` its inverse."""
+
+    root: Tensor
+    inverse: Tensor
 
 
 class Seed(Transform, frozen=True):
@@ -55,6 +70,12 @@ class Seed(Transform, frozen=True):
 
     Computed in float64 through the smaller Gram matrix; stored as float32, or float64 of a float64 plane.
 
+    With ``calibrated`` an error ``d`` of a row counts as ``d @ moments @ d`` instead of ``d @ d``: as what it changes in the
+    output of a linear layer (as in SVD-LLM, Wang et al. 2024, arXiv 2403.07378) or, for an embedding, in what the model
+    says. The components are those of ``rows @ root``, ``root`` being the square root of the moments, damped by a hundredth
+    of their mean and scaled to determinant one, and the rows of ``basis`` are orthonormal after that product only. Equal steps
+    for all scores then cost the model equally: a Karhunen-Loeve transform in its own metric. Files do not tell.
+
     Parameters
     ----------
     rank : int or "auto", optional
@@ -66,10 +87,13 @@ class Seed(Transform, frozen=True):
         Whether to take the mean row out first. Without, this is a truncated singular value decomposition, and
         ``variance`` is a share of the squared norm.
 
+    calibrated : bool
+        Whether to use the second moments of what rows meet. Planes that have none get plain components.
+
     Raises
     ------
     ValueError
-        If not exactly one of ``rank`` and ``variance`` is given.
+        If not exactly one of ``rank`` and ``variance`` is given, or ``variance`` with ``calibrated``.
 
     Examples
     --------
@@ -85,6 +109,7 @@ class Seed(Transform, frozen=True):
     name: ClassVar[str] = "seed"
     version: ClassVar[int] = 1
     side: ClassVar[frozenset[str]] = frozenset({"mean", "basis"})
+    encode_only: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
     rank: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] | None,
@@ -95,11 +120,19 @@ class Seed(Transform, frozen=True):
         msgspec.Meta(description="share of the variance to keep; instead of rank"),
     ] = None
     center: Annotated[bool, msgspec.Meta(description="take the mean row out first")] = True
+    calibrated: Annotated[
+        bool,
+        msgspec.Meta(
+            description="components by what they change in the layer's outputs, or in what the model says for embeddings"
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         if (self.rank is None) == (self.variance is None):
             given = "neither" if self.rank is None else "both"
             raise ValueError(f"give exactly one of rank and variance, not {given}")
+        if self.calibrated and self.variance is not None:
+            raise ValueError("calibrated goes with rank, since no share of the variance is what it keeps; give rank")
 
     @property
     def settled(self) -> bool:
@@ -150,6 +183,20 @@ class Seed(Transform, frozen=True):
         x = x.detach().contiguous()  # BLAS rounds strided operands differently
         return self._planes(x, _components(x, weights, self.center))
 
+    def encode_calibrated(self, x: Tensor, weights: Tensor | None, moments: Tensor | None) -> dict[str, Tensor]:
+        """`encode` with distances by the second moments; without moments as `encode` does.
+
+        Raises
+        ------
+        TensorError
+            As `encode` does, and if the moments are not finite.
+        """
+        if moments is None or moments.shape[-1] != math.prod(x.shape[1:]):
+            return self.encode(x, weights)
+        require_finite(x)
+        x = x.detach().contiguous()
+        return self._planes(x, _components(x, weights, self.center, _metric(moments)))
+
     def encode_each(self, x: Tensor, weights: Tensor | None, options: Sequence[Self]) -> Iterator[dict[str, Tensor]]:
         """The planes of several ranks, which share their components."""
         require_finite(x)
@@ -165,7 +212,7 @@ class Seed(Transform, frozen=True):
             raise TensorError("seed with variance chooses its rank from the data: settle() it first")
         basis = found.basis[: self.rank]
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        scores = _scores(x, found.mean, basis, dtype)
+        scores = _scores(x, found.mean, found.projection[: self.rank], dtype)
         if not bool(scores.isfinite().all()):
             raise TensorError(
                 f"values up to {float(x.abs().max()):g} make scores that overflow {dtype}; scale the weights"
@@ -181,11 +228,16 @@ class Seed(Transform, frozen=True):
         return limited(rows.reshape(spec.shape), spec.dtype)
 
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Project on the basis that is there; differentiable, in the dtype of the planes."""
+        """Project on the basis that is there; differentiable, in the dtype of the planes.
+
+        A calibrated basis is not orthonormal. The nearest point is then found in the plain distance, since the moments are
+        not at hand; at full rank that is the row itself.
+        """
         basis = planes["basis"]
         flat = x.flatten(1).to(basis.dtype)
         centred = flat - planes["mean"] if self.center else flat
-        return {**planes, "scores": centred @ basis.T}
+        inverse = torch.linalg.pinv(basis) if self.calibrated else basis.T
+        return {**planes, "scores": centred @ inverse}
 
     def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
         """Rows of ``scores`` are rows of the matrix."""
@@ -193,7 +245,11 @@ class Seed(Transform, frozen=True):
         return {**shared, "scores": index}
 
     def error_bound(self, x: Tensor) -> float:
-        """Root of the discarded variances, plus rounding of the planes and of the product in decode."""
+        """Root of the discarded variances, plus rounding of the planes and of the product in decode.
+
+        Calibrated components discard the least in another metric, in which lengths are stretched differently by at most
+        the condition number of its root.
+        """
         x = x.detach().contiguous()
         found = _components(x, None, self.center)
         rank = self.rank if isinstance(self.rank, int) else _rank(found.variances, self.variance)
@@ -208,6 +264,10 @@ class Seed(Transform, frozen=True):
         # Higham 2002, section 3.5: a dot product of length r is off by r units of |scores| |basis|; three more for the planes
         product = (rank + 3) * float(torch.linalg.vector_norm(scores.abs() @ basis.abs()))
         mean = 2 * float(torch.linalg.vector_norm(found.mean)) * math.sqrt(x.shape[0])
+        if self.calibrated:
+            condition = math.sqrt((rows.shape[1] + _DAMPING) / _DAMPING)
+            discarded *= condition
+            product *= condition
         rounding = stored.eps * (product + mean) + shown.eps / 2 * (size + discarded)
         subnormal = (stored.smallest_normal * stored.eps * (rank + 3) + shown.smallest_normal * shown.eps) * math.sqrt(
             x.numel()
@@ -257,11 +317,24 @@ def _rank_of(weighted: Weighted, share: float | None, center: bool) -> int:
 
 
 @one_thread_per_operation()
-def _components(x: Tensor, weights: Tensor | None, center: bool) -> Components:
+def _metric(moments: Tensor) -> Metric:
+    """The distances that second moments stand for."""
+    wide = moments.to(torch.float64)
+    if not bool(wide.isfinite().all()):
+        raise TensorError("its second moments are not finite; the model overflows on the calibration data")
+    mean = float(wide.diagonal().mean())
+    values, vectors = torch.linalg.eigh(wide / mean if mean > 0 else torch.eye(len(wide), dtype=torch.float64))
+    logs = (values.clamp(min=0) + _DAMPING).log() / 2
+    roots = (logs - logs.mean()).exp()
+    return Metric((vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T)
+
+
+@one_thread_per_operation()
+def _components(x: Tensor, weights: Tensor | None, center: bool, metric: Metric | None = None) -> Components:
     """All principal components of the rows of a matrix.
 
-    The basis is orthonormal for every input, rank-deficient and zero matrices included: on the short side it consists
-    of the eigenvectors of the Gram matrix, on the long side of the Q of a Householder QR.
+    The basis is orthonormal (in the metric, if there is one) for every input, rank-deficient and zero matrices included: on
+    the short side it consists of the eigenvectors of the Gram matrix, on the long side of the Q of a Householder QR.
     """
     rows = x.flatten(1)
     share = _shares(weights, rows)
@@ -281,20 +354,26 @@ def _components(x: Tensor, weights: Tensor | None, center: bool) -> Components:
         for part, chunk in zip(torch.split(factors, _CHUNK_ROWS), torch.split(rows, _CHUNK_ROWS), strict=True):
             scaled = (chunk.to(torch.float64) - mean) / unit * part
             gram += scaled.T @ scaled
-        eigenvalues, vectors = torch.linalg.eigh(gram)
+        eigenvalues, vectors = torch.linalg.eigh(gram if metric is None else metric.root @ gram @ metric.root)
         basis = vectors.flip(1).T
     else:
         scaled = (rows.to(torch.float64) - mean) / unit * factors
+        if metric is not None:
+            scaled = scaled @ metric.root
         eigenvalues, vectors = torch.linalg.eigh(scaled @ scaled.T)
         basis = torch.linalg.qr(scaled.T @ vectors.flip(1)).Q.T
-    return Components(mean, _canonical(basis), eigenvalues.flip(0).clamp(min=0))
+    projection = basis
+    if metric is not None:
+        basis, projection = basis @ metric.inverse, basis @ metric.root
+    signs = _signs(basis)
+    return Components(mean, basis * signs, projection * signs, eigenvalues.flip(0).clamp(min=0))
 
 
 @one_thread_per_operation()
-def _scores(x: Tensor, mean: Tensor, basis: Tensor, dtype: torch.dtype) -> Tensor:
+def _scores(x: Tensor, mean: Tensor, projection: Tensor, dtype: torch.dtype) -> Tensor:
     """Coordinates of every row, computed in float64."""
     chunks = torch.split(x.flatten(1), _CHUNK_ROWS)
-    return torch.cat([((chunk.to(torch.float64) - mean) @ basis.T).to(dtype) for chunk in chunks])
+    return torch.cat([((chunk.to(torch.float64) - mean) @ projection.T).to(dtype) for chunk in chunks])
 
 
 def _shares(weights: Tensor | None, rows: Tensor) -> Tensor:
@@ -306,7 +385,7 @@ def _shares(weights: Tensor | None, rows: Tensor) -> Tensor:
     return torch.where(wide.sum() > 0, wide / wide.sum(), equal)
 
 
-def _canonical(basis: Tensor) -> Tensor:
-    """Turn every row so that its entry of largest magnitude is positive: an eigenvector has no sign of its own."""
+def _signs(basis: Tensor) -> Tensor:
+    """What turns every row so that its entry of largest magnitude is positive: an eigenvector has no sign of its own."""
     largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
-    return torch.where(largest < 0, -basis, basis)
+    return torch.where(largest < 0, -1.0, 1.0).to(basis.dtype)

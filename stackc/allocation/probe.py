@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from stackc.calibration import Calibration, run_model, spread
+from stackc.calibration import Calibration, find_logits, run_model, spread
 from stackc.errors import ModelError
 from stackc.lazy import torch
 
@@ -73,8 +73,8 @@ def logits_of(output: object, model: nn.Module) -> Tensor:
     ModelError
         If there are none.
     """
-    found = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
-    if not isinstance(found, torch.Tensor) or found.ndim < 2:
+    found = find_logits(output)
+    if found is None:
         raise ModelError(
             f"{type(model).__name__} gives no logits, which the sensitivity fisher needs; allocate with "
             "'sensitivity: weight-error'"

@@ -18,6 +18,7 @@ from stackc.transforms.seed import Seed
 BATTERY = {
     "variance": Seed(variance=0.9),
     "uncentred": Seed(rank=1, center=False),
+    "calibrated": Seed(rank=3, calibrated=True),
 }
 
 
@@ -252,3 +253,84 @@ def test_rows_of_scores_keep_their_weights():
     carried = Seed(rank=2).carry(weights, Seed(rank=2).encode(matrix(5, 4), weights))
     assert list(carried) == ["scores"]
     assert torch.equal(carried["scores"], weights)
+
+
+def moments_for(columns, spread=3.0):
+    generator = torch.Generator().manual_seed(columns)
+    v = torch.randn(4 * columns, columns, generator=generator, dtype=torch.float64)
+    v = v * torch.logspace(0, -spread, columns, dtype=torch.float64) @ torch.linalg.qr(v[:columns]).Q
+    return v.T @ v / len(v)
+
+
+def damped(moments):
+    return moments + 0.01 * moments.diagonal().mean() * torch.eye(len(moments), dtype=torch.float64)
+
+
+def cost(moments, difference):
+    return float((difference @ moments * difference).sum())
+
+
+@SHAPES
+@pytest.mark.parametrize("rank", [1, 5, 12])
+@pytest.mark.parametrize("center", [True, False])
+def test_calibrated_components_cost_the_least_of_their_rank(shape, rank, center):
+    x, moments = matrix(*shape), moments_for(shape[1])
+    seed = Seed(rank=rank, center=center, calibrated=True)
+    decoded = seed.decode(seed.encode_calibrated(x, None, moments), PlaneSpec.of(x))
+    target = (x - x.mean(0) if center else x) @ torch.linalg.cholesky(damped(moments))
+    least = float(torch.linalg.svdvals(target)[rank:].square().sum())
+    assert cost(damped(moments), x - decoded) == pytest.approx(least, rel=1e-6, abs=1e-12)
+    assert float(torch.dist(x, decoded)) <= seed.error_bound(x)
+
+
+@SHAPES
+def test_an_error_in_a_calibrated_score_costs_the_same_in_all_of_them(shape):
+    x, moments = matrix(*shape), moments_for(shape[1])
+    basis = Seed(rank=6, calibrated=True).encode_calibrated(x, None, moments)["basis"]
+    seen = basis @ damped(moments) @ basis.T
+    scale = torch.linalg.det(damped(moments)) ** (1 / len(moments))  # the root of the metric has determinant one
+    torch.testing.assert_close(seen, scale * torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-6 * float(scale))
+
+
+def test_row_weights_and_moments_go_together():
+    x, moments = matrix(40, 12), moments_for(12)
+    weights = torch.linspace(0, 1, 40, dtype=torch.float64) ** 4
+    seed = Seed(rank=3, calibrated=True)
+
+    def paid(given):
+        decoded = seed.decode(seed.encode_calibrated(x, given, moments), PlaneSpec.of(x))
+        return float(((x - decoded) @ damped(moments) * (x - decoded)).sum(1) @ weights)
+
+    assert paid(weights) < 0.9 * paid(None)
+
+
+def test_equal_moments_or_none_give_plain_components():
+    x = matrix(40, 12)
+    plain, seed = Seed(rank=5).encode(x), Seed(rank=5, calibrated=True)
+    for moments in (None, torch.eye(7, dtype=torch.float64)):  # of rows of another length
+        assert all(torch.equal(plane, plain[name]) for name, plane in seed.encode_calibrated(x, None, moments).items())
+    for moments in (2 * torch.eye(12, dtype=torch.float64), torch.zeros(12, 12, dtype=torch.float64)):
+        found = seed.encode_calibrated(x, None, moments)
+        assert all(torch.allclose(plane, plain[name], atol=1e-9) for name, plane in found.items())
+
+
+def test_a_calibrated_basis_holds_all_rows_at_full_rank():
+    x = matrix(40, 12)
+    seed = Seed(rank=12, calibrated=True)
+    planes = seed.encode_calibrated(x, None, moments_for(12))
+    held = seed.hold(x, planes)
+    assert torch.allclose(held["scores"], planes["scores"], atol=1e-6)
+    assert torch.allclose(seed.decode(seed.hold(2 * x, planes), PlaneSpec.of(x)), 2 * x)
+
+
+def test_files_do_not_tell_that_components_were_calibrated():
+    assert Seed(rank=5, calibrated=True).stored == Seed(rank=5)
+
+
+def test_moments_that_cannot_be_used_are_refused():
+    x, moments = matrix(40, 12), moments_for(12)
+    moments[3, 3] = float("inf")
+    with pytest.raises(TensorError, match="second moments are not finite"):
+        Seed(rank=2, calibrated=True).encode_calibrated(x, None, moments)
+    with pytest.raises(ValueError, match="calibrated goes with rank"):
+        Seed(variance=0.9, calibrated=True)
