@@ -215,7 +215,7 @@ def encode_tensor(
     weights : sequence of Tensor or None
         Row weights for each stage, or None.
     moments : mapping, optional
-        Second moments of layer inputs by tensor.
+        Second moments by tensor.
     healed : mapping, optional
         What stages that train have left of the tensors, by stage.
     every_stage : bool

@@ -78,7 +78,7 @@ def encode_model(
     weights : sequence of Tensor or None
         Row weights for each stage, or None.
     moments : mapping
-        Second moments of layer inputs by tensor.
+        Second moments by tensor.
     healed : mapping
         What stages that train have left of the tensors, by stage.
     paths : sequence of Path

@@ -82,7 +82,7 @@ def settle(
     choices : mapping, optional
         Choices that are made already, as a lock file holds them.
     moments : mapping, optional
-        Second moments of layer inputs by tensor, for calibrated stages.
+        Second moments by tensor, for calibrated stages.
     until : int, optional
         Settle the stages before this one only.
     healed : mapping, optional
