@@ -145,15 +145,10 @@ class Walker:
         """
         spec, x = self.planes[path]
         weights, moments = self.weighted(stage, path).weights, self._moments.get(path)
-        made: Iterator[dict[str, tuple[PlaneSpec, Tensor]]]
-        if configs[0].calibrated:
-            made = (encode_plane(config, x, spec, weights, moments) for config in configs)
-        else:
-            each = configs[0].encode_each(x, weights, configs)
-            made = (as_planned(config, planes, spec) for config, planes in zip(configs, each, strict=True))
+        made = configs[0].encode_each(x, weights, configs, moments)
         for config in configs:
             with self.placed(stage, path, config):
-                planes = next(made)
+                planes = as_planned(config, next(made), spec)
             fork = copy.copy(self)
             fork.planes = {other: held for other, held in self.planes.items() if other != path}
             fork._weights = [dict(known) for known in self._weights]

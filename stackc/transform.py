@@ -178,7 +178,9 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
         """
         return self.encode(x, weights)
 
-    def encode_each(self, x: Tensor, weights: Tensor | None, options: Sequence[Self]) -> Iterator[dict[str, Tensor]]:
+    def encode_each(
+        self, x: Tensor, weights: Tensor | None, options: Sequence[Self], moments: Tensor | None = None
+    ) -> Iterator[dict[str, Tensor]]:
         """The planes of every option for one input; override it where the options share work.
 
         Parameters
@@ -187,8 +189,13 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
             As in `encode`.
         options : sequence
             Settled values of this class.
+        moments : Tensor, optional
+            As in `encode_calibrated`, for the options that are calibrated.
         """
-        return (option.encode(x, weights) for option in options)
+        return (
+            option.encode_calibrated(x, weights, moments) if option.calibrated else option.encode(x, weights)
+            for option in options
+        )
 
     @property
     def stored(self) -> Self:

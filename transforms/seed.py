@@ -179,9 +179,7 @@ class Seed(Transform, frozen=True):
         TensorError
             If ``x`` holds NaN or infinity, if the scores overflow, or if ``variance`` is not settled yet.
         """
-        require_finite(x)
-        x = x.detach().contiguous()  # BLAS rounds strided operands differently
-        return self._planes(x, _components(x, weights, self.center))
+        return next(self.encode_each(x, weights, [self]))
 
     def encode_calibrated(self, x: Tensor, weights: Tensor | None, moments: Tensor | None) -> dict[str, Tensor]:
         """`encode` with distances by the second moments; without moments as `encode` does.
@@ -191,21 +189,22 @@ class Seed(Transform, frozen=True):
         TensorError
             As `encode` does, and if the moments are not finite.
         """
-        if moments is None or moments.shape[-1] != math.prod(x.shape[1:]):
-            return self.encode(x, weights)
-        require_finite(x)
-        x = x.detach().contiguous()
-        return self._planes(x, _components(x, weights, self.center, _metric(moments)))
+        return next(self.encode_each(x, weights, [self], moments))
 
-    def encode_each(self, x: Tensor, weights: Tensor | None, options: Sequence[Self]) -> Iterator[dict[str, Tensor]]:
+    def encode_each(
+        self, x: Tensor, weights: Tensor | None, options: Sequence[Self], moments: Tensor | None = None
+    ) -> Iterator[dict[str, Tensor]]:
         """The planes of several ranks, which share their components."""
         require_finite(x)
-        x = x.detach().contiguous()
-        found: dict[bool, Components] = {}
+        x = x.detach().contiguous()  # BLAS rounds strided operands differently
+        known = moments is not None and moments.shape[-1] == math.prod(x.shape[1:])
+        found: dict[tuple[bool, bool], Components] = {}
         for option in options:
-            if option.center not in found:
-                found[option.center] = _components(x, weights, option.center)
-            yield option._planes(x, found[option.center])
+            key = (option.center, option.calibrated and known)
+            if key not in found:
+                metric = _metric(moments) if moments is not None and key[1] else None
+                found[key] = _components(x, weights, option.center, metric)
+            yield option._planes(x, found[key])
 
     def _planes(self, x: Tensor, found: Components) -> dict[str, Tensor]:
         if not isinstance(self.rank, int):

@@ -334,3 +334,13 @@ def test_moments_that_cannot_be_used_are_refused():
         Seed(rank=2, calibrated=True).encode_calibrated(x, None, moments)
     with pytest.raises(ValueError, match="calibrated goes with rank"):
         Seed(variance=0.9, calibrated=True)
+
+
+def test_plain_and_calibrated_components_are_kept_apart():
+    x, moments = matrix(40, 12), moments_for(12)
+    options = [Seed(rank=3), Seed(rank=3, calibrated=True), Seed(rank=5, calibrated=True), Seed(rank=5)]
+    for option, planes in zip(options, options[0].encode_each(x, None, options, moments), strict=True):
+        alone = option.encode_calibrated(x, None, moments) if option.calibrated else option.encode(x)
+        assert all(torch.equal(plane, alone[name]) for name, plane in planes.items())
+    plain, calibrated = (option.encode_calibrated(x, None, moments)["basis"] for option in options[1:3])
+    assert torch.equal(plain, calibrated[:3])
