@@ -18,7 +18,7 @@ NAMES = {"minilm": "MiniLM, 22.7 M weights", "bert-tiny": "BERT-tiny, 4.4 M weig
 COLORS = {
     "nncodec": ("0.25", "0.5", "0.7"),
     "gptq": ("tab:brown", "tab:orange"),
-    "recipes": ("tab:blue", "tab:green", "tab:purple", "tab:cyan", "tab:red", "tab:olive"),
+    "recipes": ("tab:blue", "tab:green", "tab:purple", "tab:cyan", "tab:red", "tab:olive", "tab:pink"),
 }
 MARKERS = {"nncodec": "s", "gptq": "^", "recipes": "o"}
 LEVEL = 0.99
