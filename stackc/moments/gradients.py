@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ def embedding_gradients(
     return {name: total for name, total in sums.items() if total.count}
 
 
-def _directions(logits: Tensor, generator: torch.Generator) -> Tensor:
+def _directions(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
     """Directions in the space of logits whose mean second moment is the Fisher information ``diag(p) - p p^T`` of each row.
 
     Exact where a row is one prediction among few classes, else on average, through a factor of the information. Signs are
@@ -104,23 +104,28 @@ def _directions(logits: Tensor, generator: torch.Generator) -> Tensor:
     generator : torch.Generator
         For the signs.
 
-    Returns
-    -------
+    Yields
+    ------
     Tensor
-        Shape ``(directions, *logits.shape)``.
+        Shaped like the logits.
     """
-    chances = logits.to(torch.float64).softmax(-1)
-    classes = chances.shape[-1]
+    classes = logits.shape[-1]
     if logits.ndim == 2 and classes - 1 <= _MOST_DIRECTIONS:
+        chances = logits.to(torch.float64).softmax(-1)
         information = torch.diag_embed(chances) - chances[:, :, None] * chances[:, None, :]
         values, vectors = torch.linalg.eigh(information)
-        factors = (vectors * values.clamp(min=0).sqrt()[:, None, :])[
-            :, :, 1:
-        ]  # the first one moves all logits together
-        signs = torch.randint(0, 2, (len(chances), 1, classes - 1), generator=generator) * 2 - 1
-        found: Tensor = (factors * signs).permute(2, 0, 1) * (classes - 1) ** 0.5
-    else:
-        roots = chances.sqrt()
-        signs = torch.randint(0, 2, (_MOST_DIRECTIONS, *chances.shape), generator=generator) * 2 - 1
-        found = roots * signs - chances * (roots * roots * signs).sum(-1, keepdim=True)
-    return found.to(logits.dtype)
+        factors = vectors * (values.clamp(min=0) * (classes - 1)).sqrt()[:, None, :]
+        for number in range(1, classes):  # the first one moves all logits together
+            yield (factors[:, :, number] * _signs(len(logits), 1, generator=generator).to(logits.device)).to(
+                logits.dtype
+            )
+        return
+    chances = logits.softmax(-1)
+    for _ in range(_MOST_DIRECTIONS):
+        mixed = chances.sqrt() * _signs(*logits.shape, generator=generator).to(logits)
+        yield mixed - chances * (chances.sqrt() * mixed).sum(-1, keepdim=True)
+
+
+def _signs(*shape: int, generator: torch.Generator) -> Tensor:
+    """Each one or minus one, float32."""
+    return torch.randint(0, 2, shape, generator=generator, dtype=torch.float32) * 2 - 1
