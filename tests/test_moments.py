@@ -215,7 +215,7 @@ def information(model: Bag, calibration: Calibration) -> torch.Tensor:
 
             words = model.words.weight[ids].detach()
             p = logits(words).detach().double().softmax(0)
-            for jacobian in torch.autograd.functional.jacobian(logits, words).double().unbind(1):  # type: ignore[no-untyped-call]
+            for jacobian in torch.func.jacrev(logits)(words).detach().double().unbind(1):
                 total += jacobian.T @ (p.diag() - p.outer(p)) @ jacobian
                 count += 1
     return total / count

@@ -86,7 +86,6 @@ class Seed(Transform, frozen=True):
     center : bool
         Whether to take the mean row out first. Without, this is a truncated singular value decomposition, and
         ``variance`` is a share of the squared norm.
-
     calibrated : bool
         Whether to use the second moments of what rows meet. Planes that have none get plain components.
 

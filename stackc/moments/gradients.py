@@ -51,7 +51,8 @@ def embedding_gradients(
     Returns
     -------
     dict
-        By tensor, for embeddings that ran and that the logits depend on; empty if the model gives no logits.
+        By tensor; without vectors where an embedding did not run or the logits do not depend on it. Empty if the model gives
+        no logits.
     """
     place = Path(tempfile.mkdtemp(dir=folder))
     sums = {name: Sum(place / str(number), _EVEN) for number, name in enumerate(layers)}
@@ -88,7 +89,7 @@ def embedding_gradients(
                         sums[name].add(gradient.reshape(-1, gradient.shape[-1]))
             given.clear()
             advance(1)
-    return {name: total for name, total in sums.items() if total.count}
+    return sums
 
 
 def _directions(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
