@@ -348,7 +348,7 @@ def _same_tokenizer(one: Reference, other: Reference) -> bool:
     if one is other:
         return True
     files = [
-        {name: path.read_bytes() for name, path in reference.tokenizer_files.items() if name in _SPLITTING}
+        {name: content for name, content in reference.tokenizer_contents().items() if name in _SPLITTING}
         for reference in (one, other)
     ]
     return bool(files[0]) and files[0] == files[1]
