@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stackc.lazy import numpy
 
-from ._context_settings import MIXTURES, Matrix, Settings, run
+from ._context_settings import MIXTURES, Matrix, Settings, price
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,9 +30,8 @@ def masked(values: np.ndarray, settings: Settings, peak: int, signs: int) -> Mat
     if not is_small(values) or not both.values.size:
         return both
     offered = [(rows, columns) for rows in (False, True) for columns in (False, True)]
-    words = numpy.zeros(0, numpy.uint32)
     tried = [compact(values, settings, *masks) for masks in offered] if both.values.size < values.size else [both]
-    return min(tried, key=lambda matrix: run(matrix, settings, words, peak, signs)[1])
+    return min(tried, key=lambda matrix: price(matrix, settings, peak, signs))
 
 
 def compact(values: np.ndarray, settings: Settings, rows: bool = True, columns: bool = True) -> Matrix:
@@ -126,11 +125,10 @@ class Cost:
 
     def __init__(self, sample: np.ndarray, peak: int, signs: int, *, masks: bool = True) -> None:
         self._sample, self._peak, self._signs, self._masks = sample, peak, signs, masks
-        self._known: dict[Settings, int] = {}
+        self._known: dict[Settings, float] = {}
 
-    def __call__(self, settings: Settings) -> int:
+    def __call__(self, settings: Settings) -> float:
         if settings not in self._known:
-            words = numpy.zeros(0, numpy.uint32)
             matrix = compact(self._sample, settings, self._masks, self._masks)
-            self._known[settings] = run(matrix, settings, words, self._peak, self._signs)[1]
+            self._known[settings] = price(matrix, settings, self._peak, self._signs)
         return self._known[settings]

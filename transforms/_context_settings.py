@@ -57,12 +57,24 @@ class Matrix(NamedTuple):
     columns_used: np.ndarray
 
 
-def run(matrix: Matrix, settings: Settings, words: np.ndarray, peak: int, signs: int) -> tuple[int, int]:
-    """Number of words and of bits; the words are written as far as there is room."""
+def code(matrix: Matrix, settings: Settings, words: np.ndarray, peak: int, signs: int) -> int:
+    """Write the words of a matrix, as far as there is room; returns how many there are."""
+    return _encode(matrix, settings, words, False, peak, signs)[0]
+
+
+def price(matrix: Matrix, settings: Settings, peak: int, signs: int) -> float:
+    """Bits that the words of a matrix hold, which takes half as long to find out as to write them."""
+    return _encode(matrix, settings, numpy.zeros(0, numpy.uint32), True, peak, signs)[1] / 4096
+
+
+def _encode(
+    matrix: Matrix, settings: Settings, words: np.ndarray, only_price: bool, peak: int, signs: int
+) -> tuple[int, int]:
     if not matrix.values.size:
         return 0, 0
-    result: tuple[int, int] = kernel("context").encode(
-        matrix.values, matrix.rows_used, matrix.columns_used, words, peak, signs, *kernel_arguments(settings)
+    values, rows_used, columns_used = matrix
+    result: tuple[int, int] = kernel("context_encode").encode(
+        values, rows_used, columns_used, words, only_price, peak, signs, *kernel_arguments(settings)
     )
     return result
 

@@ -11,15 +11,21 @@ import math
 import numpy as np
 from numba import njit
 
-from ._context_kernel import (
-    _SLOWEST,
+from ._context_model_kernel import (
     ACTIVITY,
     CLASS,
+    CLASSES,
     CONTEXTS,
+    MOST_ACTIVE,
+    SLOWEST,
     UNARY,
-    _borrowed,
-    _expected,
-    unary_place,
+    UNARY_FIRST,
+    UNARY_REST,
+    averaged,
+    borrowed,
+    expected_step,
+    level_share,
+    row_ended,
 )
 from ._range_coder_kernel import RATE, learned
 
@@ -28,43 +34,13 @@ _BITS = np.array([16.0] + [16 - math.log2(probability) for probability in range(
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _state(contexts: np.ndarray, place: int, group: int, before: int) -> int:
-    context = contexts[place]
-    return context if context != 0 else _borrowed(contexts, place, group, before)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _magnitude_bits(contexts: np.ndarray, magnitude: int, group: int, shift: int, last: int) -> float:
-    """Bits of a magnitude of 1 or more, without zero flag and sign."""
-    high = (magnitude - 1) >> shift
-    bits = np.float32(shift)  # the low bit is nearly even
-    index = 0
-    while index < last:
-        before = unary_place(index - 1, group, 0) if index else -1
-        probability = _state(contexts, unary_place(index, group, 0), group, before) >> 16
-        if high <= index:
-            return bits + _BITS[65536 - probability]
-        bits += _BITS[probability]
-        index += 1
-    excess = high - UNARY + 1
-    while excess > 0:  # about two bits for each doubling
+def _escape_bits(high: int) -> float:
+    """Bits of what unary bits do not say: about two for each doubling."""
+    bits, excess = np.float32(0), high - UNARY + 1
+    while excess > 0:
         bits += np.float32(2)
         excess >>= 1
     return bits
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _learn_magnitude(contexts: np.ndarray, magnitude: int, group: int, shift: int, last: int, limit: int) -> None:
-    high = (magnitude - 1) >> shift
-    index = 0
-    while index < last:
-        place = unary_place(index, group, 0)
-        before = unary_place(index - 1, group, 0) if index else -1
-        bit = 1 if high > index else 0
-        contexts[place] = learned(_state(contexts, place, group, before), bit, limit)
-        if bit == 0:
-            break
-        index += 1
 
 
 @njit(nogil=True, cache=True)
@@ -93,52 +69,82 @@ def rate_aware_matrix(
     codes = np.zeros((rows, columns), np.int32)
     classes = CLASS[resolution]
     of_row, of_column, of_near = weights[0], weights[1], weights[2]
-    contexts = np.zeros(CONTEXTS, np.int64)
-    column_activity = np.zeros(columns, np.int64)
+    contexts = np.zeros(CONTEXTS, np.uint32)
+    column_activity = np.zeros(columns, np.int32)
     level, row_activity, seen = 0, 0, 0
     for row in range(rows):
         if row == 0 or carry == 0:
             row_activity, seen = level, 0
         near, total = 0, 0
-        column_rate = RATE[min(row + 1, _SLOWEST)]
+        column_rate = RATE[min(row + 1, SLOWEST)]
+        base = level_share(level, of_row, of_column, of_near)
         for column in range(columns):
-            step = _expected(level, row_activity, column_activity[column], near, of_row, of_column, of_near)
+            above = np.int64(column_activity[column])
+            step = expected_step(base, row_activity, above, near, of_row, of_column, of_near)
             group = classes[step]
             shift = max((step >> 7) - 1, 0)
             last = min((peak - 1) >> shift, UNARY)
             value = scaled[row, column]
             distance = abs(value)
             nearest = min(np.int64(distance + np.float32(0.5)), peak)
-            zero = _state(contexts, group, group, -1)
+            zero = np.int64(contexts[group])
+            if zero == 0:
+                zero = borrowed(contexts, group, group, -1)
             best = 0
             if nearest > 0:
+                # prices of the nearest magnitude and of the one below it, in one walk along their unary bits
+                bits = np.float32(shift)  # the low bit is nearly even
+                high, lower = (nearest - 1) >> shift, (nearest - 2) >> shift
+                of_high = of_lower = bits
+                index, before = 0, -1
+                place = UNARY_FIRST + group
+                while index < last and index <= high:
+                    context = np.int64(contexts[place])
+                    if context == 0:
+                        context = borrowed(contexts, place, group, before)
+                    probability = context >> 16
+                    if index == lower:
+                        of_lower = bits + _BITS[65536 - probability]
+                    if index == high:
+                        of_high = bits + _BITS[65536 - probability]
+                    bits += _BITS[probability]
+                    index, before = index + 1, place
+                    place = UNARY_REST + index * CLASSES + group
+                if high >= last:
+                    of_high = bits + _escape_bits(high)
+                if lower >= last:
+                    of_lower = bits + _escape_bits(lower)
                 least = distance * distance + rdo * _BITS[65536 - (zero >> 16)]
                 used = _BITS[zero >> 16] + np.float32(1)
-                for magnitude in (nearest, nearest - 1):
-                    if magnitude > 0:
-                        error = distance - np.float32(magnitude)
-                        bits = used + _magnitude_bits(contexts, magnitude, group, shift, last)
-                        if error * error + rdo * bits < least:
-                            least = error * error + rdo * bits
-                            best = magnitude
+                error = distance - np.float32(nearest)
+                cost = error * error + rdo * (used + of_high)
+                if cost < least:
+                    least, best = cost, nearest
+                if nearest > 1:
+                    error = distance - np.float32(nearest - 1)
+                    if error * error + rdo * (used + of_lower) < least:
+                        best = nearest - 1
             contexts[group] = learned(zero, 1 if best else 0, limit)
             if best:
-                _learn_magnitude(contexts, best, group, shift, last, limit)
+                high = (best - 1) >> shift
+                index, before = 0, -1
+                place = UNARY_FIRST + group
+                while index < last:
+                    context = np.int64(contexts[place])
+                    if context == 0:
+                        context = borrowed(contexts, place, group, before)
+                    bit = 1 if high > index else 0
+                    contexts[place] = learned(context, bit, limit)
+                    if bit == 0:
+                        break
+                    index, before = index + 1, place
+                    place = UNARY_REST + index * CLASSES + group
                 codes[row, column] = -best if value < 0 else best
-            activity = ACTIVITY[min(best, 1023)]
-            row_activity += ((activity - row_activity) * RATE[seen]) >> 16
-            seen = min(seen + 1, _SLOWEST)
-            if row == 0:
-                column_activity[column] = activity >> 1
-            else:
-                column_activity[column] += ((activity - column_activity[column]) * column_rate) >> 16
-            total += activity
+            activity = ACTIVITY[min(best, MOST_ACTIVE)]
+            row_activity = averaged(row_activity, activity, RATE[seen])
+            seen = min(seen + 1, SLOWEST)
+            column_activity[column] = activity >> 1 if row == 0 else averaged(above, activity, column_rate)
             near = (near + activity) >> 1
-        mean = total // columns
-        if row == 0:
-            level = mean
-            for column in range(columns):
-                column_activity[column] += mean >> 1
-        else:
-            level += ((mean - level) * column_rate) >> 16
+            total += activity
+        level = row_ended(column_activity, level, total, row)
     return codes

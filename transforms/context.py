@@ -11,7 +11,7 @@ from stackc.spec import PlaneSpec, integer_range
 
 from ._bits import pack_bits, packed_bytes, require_fit, unpack_bits
 from ._context_choice import Cost, choose, compact, is_small, masked, sample, trellises
-from ._context_settings import SHORT_PEAKS, SHORT_SETTINGS, STATES, Settings, kernel_arguments, run
+from ._context_settings import SHORT_PEAKS, SHORT_SETTINGS, STATES, Settings, code, kernel_arguments
 from ._kernels import kernel
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def _centre(values: np.ndarray, least: int, most: int) -> int:
     frequent = least + int(counts.argmax())
     part = sample(values)
 
-    def bits(centre: int) -> int:
+    def bits(centre: int) -> float:
         signs = 1 if centre == least else 2 if centre == most else 0
         return Cost(part - numpy.int32(centre), max(most - centre, centre - least), signs)(Settings())
 
@@ -290,7 +290,7 @@ def _coded(values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: i
 def _coded_with(settings: Settings, values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: int) -> bytes:
     matrix = masked(values, settings, peak, signs)
     words = numpy.zeros(most_bytes // 4 + 4, numpy.uint32)
-    count, _ = run(matrix, settings, words, peak, signs)
+    count = code(matrix, settings, words, peak, signs)
     header = _Header(settings, bool(matrix.rows_used.size), bool(matrix.columns_used.size), signs, centre, peak)
     if count > words.size:
         return bytes(most_bytes + 1)
@@ -304,8 +304,8 @@ def _coded_shortly(values: np.ndarray, peak: int) -> bytes | None:
         return None
     cost = Cost(values, fitting[0], 0, masks=False)
     settings = min((short for short in SHORT_SETTINGS if values.shape[0] > 1 or not short.columns_first), key=cost)
-    words = numpy.zeros(cost(settings) // 32 + 3, numpy.uint32)
-    count, _ = run(compact(values, settings, False, False), settings, words, fitting[0], 0)
+    words = numpy.zeros(int(cost(settings)) // 32 + 4, numpy.uint32)
+    count = code(compact(values, settings, False, False), settings, words, fitting[0], 0)
     return _Header(settings, False, False, 0, 0, fitting[0], 1).write() + _stream(words[:count])
 
 
@@ -324,14 +324,15 @@ def _decoded(data: bytes, spec: PlaneSpec) -> np.ndarray:
     if not stream or not stream[-1]:
         raise ArtifactError(f"the words of a plane of {spec} are missing or end in a zero byte; the file is damaged")
     rows, columns = shape[::-1] if settings.columns_first else shape
-    words = numpy.frombuffer(stream + b"\0" * (-len(stream) % 4), ">u4").astype(numpy.uint32)
+    # the kernel reads a zero where the words are at an end
+    words = numpy.frombuffer(stream + b"\0" * (-len(stream) % 4 + 4), ">u4").astype(numpy.uint32)
     row_mask = numpy.zeros(rows if header.row_mask else 0, numpy.uint8)
     column_mask = numpy.zeros(columns if header.column_mask else 0, numpy.uint8)
     values = numpy.zeros(spec.numel, numpy.int32)
-    read = kernel("context").decode(
+    read = kernel("context_decode").decode(
         values, rows, columns, row_mask, column_mask, words, header.peak, header.signs, *kernel_arguments(settings)
     )
-    if words.size > read:
+    if words.size - 1 > read:
         raise ArtifactError(f"the words of a plane of {spec} go on after its values; the file is damaged")
     if max(int(values.max()), -int(values.min())) > header.peak:
         raise ArtifactError(f"a plane of {spec} holds a value above its peak; the file is damaged")

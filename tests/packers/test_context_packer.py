@@ -432,9 +432,9 @@ def test_a_long_row_is_chosen_for_on_a_part_of_it():
     x = (bell((1 << 20,), 0, "long") * 60).round().to(torch.int8)
     spec = PlaneSpec((1 << 20,), "int8", -15, 15)
     tried = []
-    encode = kernel("context").encode
+    encode = kernel("context_encode").encode
     with mock.patch.object(
-        kernel("context"),
+        kernel("context_encode"),
         "encode",
         side_effect=lambda values, *rest: tried.append(values.size) or encode(values, *rest),
     ):
@@ -588,7 +588,7 @@ class StrictNumpy:
 def interpreted() -> Iterator[None]:
     """The kernel as Python runs it, with every index checked."""
     with pytest.MonkeyPatch.context() as patch, numpy.errstate(over="ignore"):
-        for part in (kernel("range_coder"), kernel("context")):
+        for part in map(kernel, ("range_coder", "context_model", "context_encode", "context_decode")):
             for attribute, value in list(vars(part).items()):
                 if hasattr(value, "py_func"):
                     patch.setattr(part, attribute, value.py_func)
@@ -607,7 +607,7 @@ def kernel_inputs(data: bytes) -> tuple:
         *(rows, columns),
         numpy.zeros(rows if header.row_mask else 0, numpy.uint8),
         numpy.zeros(columns if header.column_mask else 0, numpy.uint8),
-        numpy.frombuffer(stream + b"\0" * (-len(stream) % 4), ">u4").astype(numpy.uint32),
+        numpy.frombuffer(stream + b"\0" * (-len(stream) % 4 + 4), ">u4").astype(numpy.uint32),
         *(header.peak, header.signs),
         *module.kernel_arguments(header.settings),
     )
@@ -631,7 +631,7 @@ def decoded_by_kernel(data: bytes, checked: bool) -> list:
     """What the kernel makes of bytes: words read, values and masks."""
     arguments = kernel_inputs(data)
     inputs = [each.view(Strict) if checked and isinstance(each, numpy.ndarray) else each for each in arguments]
-    read = kernel("context").decode(*inputs)
+    read = kernel("context_decode").decode(*inputs)
     return [int(read), *(arguments[place].tolist() for place in (0, 3, 4))]
 
 

@@ -50,28 +50,45 @@ class Interval:
             self.low, self.width, self.words = self.low << 32, self.width << 32, self.words + 1
 
 
+def buffered(steps: list[Bit | Plain]) -> numpy.ndarray:
+    """What the encoder takes: one integer each; nothing for no bits."""
+    entries = [
+        coder.decision(step.probability << 16, step.value)
+        if isinstance(step, Bit)
+        else coder.plain(step.value, step.bits)
+        for step in steps
+        if isinstance(step, Bit) or step.bits
+    ]
+    return numpy.array(entries, u64)
+
+
+def put(steps: list[Bit | Plain], words: numpy.ndarray, at_once: int = 7) -> int:
+    """Code into words, a few at a time; returns their number."""
+    decisions, low, width, written = buffered(steps), 0, 2**64 - 1, 0
+    for begin in range(0, decisions.size, at_once):
+        part = decisions[begin : begin + at_once]
+        low, width, written = coder.put_all(part, part.size, words, u64(low), u64(width), written)
+    return coder.finish(words, u64(low), u64(width), written)
+
+
 def coded(steps: list[Bit | Plain], room: int = 1000) -> tuple[bytes, int]:
     """The compiled coder's words as bytes, zero bytes at the end cut off, and their number."""
-    words, low, width, written = numpy.zeros(room, numpy.uint32), 0, 2**64 - 1, 0
-    for step in steps:
-        state = (words, u64(low), u64(width), written)
-        if isinstance(step, Bit):
-            low, width, written = coder.put(*state, *step)
-        else:
-            low, width, written = coder.put_plain(*state, step.value, step.bits)
-    count = coder.finish(words, u64(low), u64(width), written)
+    words = numpy.zeros(room, numpy.uint32)
+    count = put(steps, words)
     return words[:count].astype(">u4").tobytes().rstrip(b"\0"), count
 
 
 def decoded(data: bytes, steps: list[Bit | Plain]) -> list[int]:
     """What the compiled decoder makes of words, given everything but the values."""
-    words = numpy.frombuffer(data + b"\0" * (-len(data) % 4), ">u4").astype(numpy.uint32)
+    words = numpy.frombuffer(data + b"\0" * (-len(data) % 4 + 4), ">u4").astype(numpy.uint32)
     code, width, read = coder.begin(words), 2**64 - 1, 2
     values = []
     for step in steps:
-        state = (words, u64(code), u64(width), read)
-        take = coder.get(*state, step.probability) if isinstance(step, Bit) else coder.get_plain(*state, step.bits)
-        value, code, width, read = take
+        state = (u64(code), u64(width), read, words[min(read, words.size - 1)])
+        if isinstance(step, Bit):
+            value, code, width, read = coder.get(*state, step.probability << 16)
+        else:
+            value, code, width, read = coder.get_plain(*state, step.bits)
         values.append(value)
     return values
 
@@ -118,6 +135,16 @@ def test_the_words_are_the_shortest_number_of_the_interval(steps):
     assert not data.endswith(b"\0")
     information = 64 - math.log2(interval.width) + 32 * interval.words
     assert 8 * len(data) < information + 8
+
+
+@given(STEPS)
+@settings(max_examples=30)
+def test_the_price_is_what_the_interval_shrinks_by(steps):
+    interval, decisions = Interval(), buffered(steps)
+    for step in steps:
+        interval.narrow(step)
+    information = 64 - math.log2(interval.width) + 32 * interval.words
+    assert abs(coder.price_all(decisions, decisions.size) / 4096 - information) < 0.02 + 0.001 * len(steps)
 
 
 @given(STEPS)
@@ -170,7 +197,7 @@ def test_a_carry_runs_through_words_of_ones(probabilities, target):
 
 def test_a_carry_through_given_words():
     words = numpy.array([5, 0xFFFFFFFF, 0xFFFFFFFF, 9], numpy.uint32)
-    low, width, written = coder.put(words, u64(2**64 - 1), u64(2**63), 3, 32768, 0)
+    low, width, written = coder.put_all(buffered([Bit(32768, 0)]), 1, words, u64(2**64 - 1), u64(2**63), 3)
     assert words.tolist() == [6, 0, 0, 9]
     assert (low, width, written) == (2**62 - 1, 2**62, 3)
     words = numpy.array([0xFFFFFFFE, 0xFFFFFFFF, 0, 0], numpy.uint32)
@@ -185,19 +212,12 @@ def test_nothing_costs_nothing_and_certain_bits_next_to_nothing():
 
 
 def test_too_few_words_are_counted_and_not_overrun():
-    steps = [Bit(20000, index % 3 == 0) for index in range(2000)] + [Plain(31, 12345)] * 40
+    steps = [Bit(20000, int(index % 3 == 0)) for index in range(2000)] + [Plain(31, 12345)] * 40
     _, count = coded(steps)
     assert count > 90
     for room in (0, 1, 2, count - 1):
         guarded = numpy.full(room + 8, 77, numpy.uint32)
-        low, width, written = 0, 2**64 - 1, 0
-        for step in steps:
-            state = (guarded[:room], u64(low), u64(width), written)
-            if isinstance(step, Bit):
-                low, width, written = coder.put(*state, step.probability, int(step.value))
-            else:
-                low, width, written = coder.put_plain(*state, step.value, step.bits)
-        assert coder.finish(guarded[:room], u64(low), u64(width), written) == count
+        assert put(steps, guarded[:room], 100) == count
         assert (guarded[room:] == 77).all()
 
 
