@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -271,14 +272,16 @@ def require_finite(x: Tensor) -> None:
         ...
     stackc.errors.TensorError: 1 of 2 values is NaN or infinite (first at flat position 1); repair the weights, or store this tensor with a lossless packer alone
     """
-    if not x.is_floating_point():
+    if not x.is_floating_point() or not x.numel():
+        return
+    # NaN is the smallest and the largest of whatever it is among; a tenth of the time of looking at each value
+    if all(math.isfinite(float(end)) for end in torch.aminmax(x.detach())):
         return
     bad = ~torch.isfinite(x.detach())
     count = int(bad.sum())
-    if count:
-        first = int(bad.reshape(-1).to(torch.uint8).argmax())
-        verb = "is" if count == 1 else "are"
-        raise TensorError(
-            f"{count} of {x.numel()} values {verb} NaN or infinite (first at flat position {first}); "
-            "repair the weights, or store this tensor with a lossless packer alone"
-        )
+    first = int(bad.reshape(-1).to(torch.uint8).argmax())
+    verb = "is" if count == 1 else "are"
+    raise TensorError(
+        f"{count} of {x.numel()} values {verb} NaN or infinite (first at flat position {first}); "
+        "repair the weights, or store this tensor with a lossless packer alone"
+    )

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 from stackc.lazy import numpy
 
-from ._context_settings import MIXTURES, Matrix, Settings, price
+from ._context_settings import LIMITS, MIXTURES, Matrix, Settings, price
 
 if TYPE_CHECKING:
     import numpy as np
 
 #: Share of the bits that are left with the state of a trellis: surely quantised with it below one, hardly above the other.
 _SURELY, _HARDLY = 0.9, 0.99
+
+#: What takes up to so many times the bits of the best on a part of a plane may be the best on all of it.
+_ALIKE = 1.003
 
 #: Values that a choice of settings is tried on: all of a small plane, of others a sixteenth, within limits.
 _SMALL, _SAMPLE_LEAST, _SAMPLE_MOST = 1 << 15, 1 << 13, 1 << 16
@@ -79,39 +82,67 @@ def is_small(values: np.ndarray) -> bool:
     return values.size <= _sample_size(values)
 
 
-def choose(values: np.ndarray, peak: int, signs: int, trellis: int) -> Settings:
-    """The settings that code a sample in the fewest bits, one after another from the most important."""
-    cost = Cost(_head(values) if trellis else sample(values), peak, signs)
-    orders = (False,) if trellis or values.shape[0] == 1 else (False, True)
-    carries = (False,) if trellis else (False, True)
-    best, small = Settings(trellis=trellis), is_small(values)
-    # The fewer classes, the less there is to learn: on a part of a plane that would count for more than on all of it.
-    resolutions = (2, 1, 3, 0) if small else (2, 1, 3)
-    for _ in range(_SMALL_ROUNDS if small else 1):
-        best = min((best._replace(columns_first=order, carry=carry) for order in orders for carry in carries), key=cost)
-        best = min((best._replace(mixture=mixture) for mixture in range(MIXTURES)), key=cost)
-        best = min((best._replace(resolution=resolution) for resolution in resolutions), key=cost)
-        best = min((best._replace(memory=memory) for memory in (2, 3, 1, 0)), key=cost)
-    return best
+def candidates(values: np.ndarray, peak: int, signs: int) -> list[Settings]:
+    """Settings to code a matrix with, of which the best is known afterwards; one, where a part of it says enough.
+
+    Knowing the trellis that values were quantised with saves a lot, most of the time. Where it seems to save little, the
+    values may also be sparse ones that know no trellis, and masks save more.
+    """
+    small = is_small(values)
+    head = Cost(_head(values), peak, signs)
+    trellis, saved = _likely_trellis(head) if not signs else (0, 1.0)
+    if saved >= _HARDLY:
+        return [choose(values, peak, signs)]
+    known = _chosen(head, small, trellis)
+    if saved < _SURELY:
+        return [known]
+    if not small and values.any(axis=0).all() and values.any(axis=1).all():  # no masks, which a part says little about
+        orders = [(order, carry) for order in (False, True) for carry in (False, True)]
+        without = min(head(Settings(*order, *known[2:5])) for order in orders)
+        if without > head(known) * _ALIKE:
+            return [known]
+    return [known, choose(values, peak, signs)]
+
+
+def choose(values: np.ndarray, peak: int, signs: int) -> Settings:
+    """The settings without a trellis that code a part of a matrix, or all of a small one, in the fewest bits."""
+    return _chosen(Cost(sample(values), peak, signs), is_small(values), 0)
 
 
 def model_settings(values: np.ndarray) -> Settings:
     """The settings that suit a matrix of int32 codes, for a quantiser that takes their price into account."""
     peak = int(numpy.abs(values).max(initial=0))
-    return choose(values, peak, 0, 0) if peak else Settings()
+    return choose(values, peak, 0) if peak else Settings()
 
 
-def trellises(values: np.ndarray, peak: int, signs: int) -> tuple[int, ...]:
-    """Which trellises to try: knowing the state of the one that values were quantised with saves a lot, most of the time.
+def _chosen(cost: Cost, small: bool, trellis: int) -> Settings:
+    """The cheapest settings, one after another from the most important."""
+    orders = (False,) if trellis or cost.rows == 1 else (False, True)
+    carries = (False,) if trellis else (False, True)
+    best = Settings(trellis=trellis)
+    # The fewer classes, the less there is to learn: on a part of a plane that would count for more than on all of it.
+    resolutions = range(0 if small else 1, 4)
+    for _ in range(_SMALL_ROUNDS if small else 1):
+        best = min((best._replace(columns_first=order, carry=carry) for order in orders for carry in carries), key=cost)
+        best = min((best._replace(mixture=mixture) for mixture in range(MIXTURES)), key=cost)
+        best = _downhill([best._replace(resolution=resolution) for resolution in resolutions], best, cost)
+        best = _downhill([best._replace(memory=memory) for memory in range(len(LIMITS))], best, cost)
+    return best
 
-    Where it seems to save little, the values may also be sparse ones that know no trellis, and masks save more.
-    """
-    if signs:
-        return (0,)
-    cost = Cost(_head(values), peak, signs)
-    best = min((1, 2), key=lambda trellis: cost(Settings(trellis=trellis)))
-    saved = cost(Settings(trellis=best)) / max(cost(Settings()), 1)
-    return (best,) if saved < _SURELY else (best, 0) if saved < _HARDLY else (0,)
+
+def _downhill(ordered: list[Settings], begin: Settings, cost: Cost) -> Settings:
+    """The cheapest of settings in an order in which costs fall and then rise."""
+    place = ordered.index(begin)
+    for step in (-1, 1):
+        while 0 <= place + step < len(ordered) and cost(ordered[place + step]) < cost(ordered[place]):
+            place += step
+    return ordered[place]
+
+
+def _likely_trellis(head: Cost) -> tuple[int, float]:
+    """The one of the two trellises that saves more, and what it leaves of the bits."""
+    best = min((1, 2), key=lambda trellis: head(Settings(trellis=trellis)))
+    return best, head(Settings(trellis=best)) / max(head(Settings()), 1)
 
 
 def _head(values: np.ndarray) -> np.ndarray:
@@ -125,6 +156,7 @@ class Cost:
 
     def __init__(self, sample: np.ndarray, peak: int, signs: int, *, masks: bool = True) -> None:
         self._sample, self._peak, self._signs, self._masks = sample, peak, signs, masks
+        self.rows = sample.shape[0]
         self._known: dict[Settings, float] = {}
 
     def __call__(self, settings: Settings) -> float:

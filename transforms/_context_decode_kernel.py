@@ -100,36 +100,36 @@ def decode(
         for column in range(columns):
             above = np.int64(column_activity[column])
             step = expected_step(base, row_activity, above, near, of_row, of_column, of_near)
-            group = classes[step]
-            quantiser = quantiser_of[state]
+            group = classes[np.uint64(step)]
+            quantiser = quantiser_of[np.uint64(state)]
 
             place = ZERO + quantiser * CLASSES + group
-            context = np.int64(contexts[place])
+            context = np.int64(contexts[np.uint64(place)])
             if context == 0:
                 context = borrowed(contexts, place, group, -1)
             bit, code, width, read = get(code, width, read, words[min(read, end)], context)
-            contexts[place] = learned(context, bit, limit)
+            contexts[np.uint64(place)] = learned(context, bit, limit)
             sign, magnitude = 0, 0
             if bit:
                 negative = signs - 1
                 if signs == 0:
                     place = SIGN + 3 * sign_left + np.int64(sign_above[column])
-                    context = np.int64(contexts[place])
+                    context = np.int64(contexts[np.uint64(place)])
                     if context == 0:
                         context = SIGN_START
                     negative, code, width, read = get(code, width, read, words[min(read, end)], context)
-                    contexts[place] = learned(context, negative, limit)
+                    contexts[np.uint64(place)] = learned(context, negative, limit)
                 sign = 1 + negative
                 shift = max((step >> 7) - 1, 0)
                 last = min((peak - 1) >> shift, UNARY)
                 high, before = 0, -1
                 place = UNARY_FIRST + quantiser * CLASSES + group
                 while high < last:
-                    context = np.int64(contexts[place])
+                    context = np.int64(contexts[np.uint64(place)])
                     if context == 0:
                         context = borrowed(contexts, place, group, before)
                     bit, code, width, read = get(code, width, read, words[min(read, end)], context)
-                    contexts[place] = learned(context, bit, limit)
+                    contexts[np.uint64(place)] = learned(context, bit, limit)
                     if bit == 0:
                         break
                     high, before = high + 1, place
@@ -138,11 +138,11 @@ def decode(
                     length = 0
                     while length < 31:
                         place = ESCAPE + length
-                        context = np.int64(contexts[place])
+                        context = np.int64(contexts[np.uint64(place)])
                         if context == 0:
                             context = EVEN
                         bit, code, width, read = get(code, width, read, words[min(read, end)], context)
-                        contexts[place] = learned(context, bit, limit)
+                        contexts[np.uint64(place)] = learned(context, bit, limit)
                         if bit == 0:
                             break
                         length += 1
@@ -151,11 +151,11 @@ def decode(
                 magnitude = high
                 if shift > 0:
                     place = LOW + min(high, UNARY - 1)
-                    context = np.int64(contexts[place])
+                    context = np.int64(contexts[np.uint64(place)])
                     if context == 0:
                         context = LOW_START
                     bit, code, width, read = get(code, width, read, words[min(read, end)], context)
-                    contexts[place] = learned(context, bit, limit)
+                    contexts[np.uint64(place)] = learned(context, bit, limit)
                     magnitude = (high << 1) | bit
                     if shift > 1:
                         rest, code, width, read = get_plain(code, width, read, words[min(read, end)], shift - 1)
@@ -164,7 +164,7 @@ def decode(
                 magnitude = min(magnitude + 1, peak + 1)
                 values[row * columns + column] = -magnitude if negative else magnitude
 
-            state = next_state[state, magnitude & 1]
+            state = next_state[np.uint64(state), magnitude & 1]
             activity = ACTIVITY[min(magnitude, MOST_ACTIVE)]
             row_activity = averaged(row_activity, activity, RATE[seen])
             seen = min(seen + 1, SLOWEST)

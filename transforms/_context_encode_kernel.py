@@ -150,19 +150,19 @@ def encode(
         sign_left = 0
         for column in range(columns):
             step = np.int64(steps[column])
-            group = classes[step]
-            quantiser = quantiser_of[state]
+            group = classes[np.uint64(step)]
+            quantiser = quantiser_of[np.uint64(state)]
             value = np.int64(values[row, column])
             magnitude = abs(value)
-            state = next_state[state, value & 1]
+            state = next_state[np.uint64(state), value & 1]
 
             place = ZERO + quantiser * CLASSES + group
-            context = np.int64(contexts[place])
+            context = np.int64(contexts[np.uint64(place)])
             if context == 0:
                 context = borrowed(contexts, place, group, -1)
             bit = 1 if magnitude != 0 else 0
-            decisions[count] = decision(context, bit)
-            contexts[place] = learned(context, bit, limit)
+            decisions[np.uint64(count)] = decision(context, bit)
+            contexts[np.uint64(place)] = learned(context, bit, limit)
             count += 1
             sign = 0
             if bit:
@@ -170,11 +170,11 @@ def encode(
                 sign = 1 + negative
                 if signs == 0:
                     place = SIGN + 3 * sign_left + np.int64(sign_above[column])
-                    context = np.int64(contexts[place])
+                    context = np.int64(contexts[np.uint64(place)])
                     if context == 0:
                         context = SIGN_START
-                    decisions[count] = decision(context, negative)
-                    contexts[place] = learned(context, negative, limit)
+                    decisions[np.uint64(count)] = decision(context, negative)
+                    contexts[np.uint64(place)] = learned(context, negative, limit)
                     count += 1
                 shift = max((step >> 7) - 1, 0)
                 high = (magnitude - 1) >> shift
@@ -182,12 +182,12 @@ def encode(
                 index, before = 0, -1
                 place = UNARY_FIRST + quantiser * CLASSES + group
                 while index < last:
-                    context = np.int64(contexts[place])
+                    context = np.int64(contexts[np.uint64(place)])
                     if context == 0:
                         context = borrowed(contexts, place, group, before)
                     bit = 1 if high > index else 0
-                    decisions[count] = decision(context, bit)
-                    contexts[place] = learned(context, bit, limit)
+                    decisions[np.uint64(count)] = decision(context, bit)
+                    contexts[np.uint64(place)] = learned(context, bit, limit)
                     count += 1
                     if bit == 0:
                         break
@@ -200,28 +200,28 @@ def encode(
                         length += 1
                     for index in range(length + 1):
                         place = ESCAPE + index
-                        context = np.int64(contexts[place])
+                        context = np.int64(contexts[np.uint64(place)])
                         if context == 0:
                             context = EVEN
                         bit = 1 if index < length else 0
-                        decisions[count] = decision(context, bit)
-                        contexts[place] = learned(context, bit, limit)
+                        decisions[np.uint64(count)] = decision(context, bit)
+                        contexts[np.uint64(place)] = learned(context, bit, limit)
                         count += 1
                     if length > 0:
-                        decisions[count] = plain(excess - (1 << length), length)
+                        decisions[np.uint64(count)] = plain(excess - (1 << length), length)
                         count += 1
                 if shift > 0:
                     rest = (magnitude - 1) & ((1 << shift) - 1)
                     place = LOW + min(high, UNARY - 1)
-                    context = np.int64(contexts[place])
+                    context = np.int64(contexts[np.uint64(place)])
                     if context == 0:
                         context = LOW_START
                     bit = rest >> (shift - 1)
-                    decisions[count] = decision(context, bit)
-                    contexts[place] = learned(context, bit, limit)
+                    decisions[np.uint64(count)] = decision(context, bit)
+                    contexts[np.uint64(place)] = learned(context, bit, limit)
                     count += 1
                     if shift > 1:
-                        decisions[count] = plain(rest & ((1 << (shift - 1)) - 1), shift - 1)
+                        decisions[np.uint64(count)] = plain(rest & ((1 << (shift - 1)) - 1), shift - 1)
                         count += 1
             sign_left = sign
             sign_above[column] = sign

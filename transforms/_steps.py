@@ -23,6 +23,18 @@ MOST_BITS = 16
 _LADDER = 20
 
 
+def largest_magnitude(x: Tensor) -> float:
+    """Of a plane of finite values; 0 if there are none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> largest_magnitude(torch.tensor([0.5, -2.0]))
+    2.0
+    """
+    return max(abs(float(end)) for end in torch.aminmax(x.detach())) if x.numel() else 0.0
+
+
 def bits_that_hold(x: Tensor, step: float, slack: float = 1.0) -> int:
     """Bits of the narrowest signed codes that hold every value of a plane, 2 to 16.
 
@@ -49,7 +61,7 @@ def bits_that_hold(x: Tensor, step: float, slack: float = 1.0) -> int:
     """
     require_finite(x)
     stored = torch.finfo(wide_dtype(x.dtype))
-    largest = float(x.detach().abs().max()) if x.numel() else 0.0
+    largest = largest_magnitude(x)
     most = (1 << (MOST_BITS - 1)) - 1
     if not stored.smallest_normal <= step <= stored.max:
         raise TensorError(f"a step of {step:g} does not fit the {stored.dtype} that it is stored in")
@@ -84,6 +96,9 @@ def step_ladder(x: Tensor) -> tuple[float, ...]:
     return tuple(step for step in steps if step >= finest)
 
 
+#: Values that `stretch` sums up at a time: few enough for a processor's own memory.
+_CHUNK = 1 << 15
+
 #: Most that `stretch` makes of a plane: at very low rates what is left of it should not be blown up.
 MOST_STRETCH = 1.25
 
@@ -101,13 +116,23 @@ def stretch(x: Tensor, decoded: Tensor, weights: Tensor | None = None) -> float:
     >>> stretch(torch.tensor([1.0, -3.0]), torch.tensor([0.0, -3.0])).__round__(3)
     1.111
     """
-    wide, shown = (y.detach().to(torch.float64).contiguous().reshape(-1) for y in (x, decoded))
-    counted = wide
-    if weights is not None and x.numel():
-        counted = (wide.reshape(len(weights), -1) * weights.to(wide)[:, None]).reshape(-1)
-    common = float((counted * shown).sum())
+    if not x.numel():
+        return 1.0
+    if weights is None:
+        rows, size = (y.detach().reshape(-1) for y in (x, decoded)), _CHUNK
+    else:
+        rows = (y.detach().reshape(len(weights), -1) for y in (x, decoded))
+        size = max(1, _CHUNK * len(weights) // x.numel())
+    common = whole = 0.0
+    for index, parts in enumerate(zip(*(torch.split(y, size) for y in rows), strict=True)):
+        wide, shown = (part.to(torch.float64) for part in parts)
+        counted = wide
+        if weights is not None:
+            counted = wide * weights[index * size : (index + 1) * size].to(wide)[:, None]
+        common += float(torch.dot(counted.reshape(-1), shown.reshape(-1)))
+        whole += float(torch.dot(counted.reshape(-1), wide.reshape(-1)))
     # rounded, so that the order of the sums cannot be seen in the file
-    return round(min(max(float((counted * wide).sum()) / common, 1.0), MOST_STRETCH), 6) if common > 0 else 1.0
+    return round(min(max(whole / common, 1.0), MOST_STRETCH), 6) if common > 0 else 1.0
 
 
 def _up(value: float) -> str:

@@ -15,24 +15,54 @@ from numba import njit
 #: Cost of a state that cannot be reached, far above every cost between two renormalisations.
 _UNREACHABLE = np.float32(1e30)
 
-#: The smallest cost is taken off all of them whenever this many values have been read, so that float32 is enough.
-_RENORMALISE = 64
+#: Values that are searched at a time; then the smallest cost is taken off all of them, so that float32 is enough.
+_BLOCK = 64
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _costs(a: Any, weight: Any, table: Any, zero: Any) -> Any:
-    """Cost of the best code of each class for a value ``a``, in steps and not negative."""
-    j = int(a)
-    square = weight * (a * a)
-    d = a - table[j, 0]
-    e0 = min(weight * (d * d) + table[j, 4], square + zero[0])
-    d = a - table[j, 1]
-    e1 = weight * (d * d) + table[j, 5]
-    d = a - table[j, 2]
-    e2 = min(weight * (d * d) + table[j, 6], square + zero[1])
-    d = a - table[j, 3]
-    e3 = weight * (d * d) + table[j, 7]
-    return e0, e1, e2, e3
+def _less(a: Any, b: Any) -> Any:
+    """The smaller one; unlike `min` without a thought of NaN."""
+    return a if a < b else b
+
+
+@njit(nogil=True, cache=True)
+def _class_costs(
+    x: Any,
+    begin: Any,
+    step: Any,
+    largest: Any,
+    weights: Any,
+    table: Any,
+    zero: Any,
+    inputs: Any,
+    costs: Any,
+    count: Any,
+) -> None:
+    """Costs of the best code of each class, ``costs[class, t]`` for the value ``begin + t``; one class after another,
+    since such a loop becomes one of vector instructions.
+    """
+    steps, factors = inputs[0], inputs[1]
+    for t in range(count):
+        steps[t] = _less(abs(x[begin + t]) / step, largest)
+    if weights.size > 1:
+        factors[:count] = weights[begin : begin + count]
+    else:
+        factors[:count] = weights[0]
+    for which in range(4):
+        even, at_zero = which % 2 == 0, zero[which >> 1]
+        reconstruction, bits, out = table[which], table[4 + which], costs[which]
+        for t in range(count):
+            a, weight = steps[t], factors[t]
+            j = _row(a)
+            d = a - reconstruction[j]
+            cost = weight * (d * d) + bits[j]
+            out[t] = _less(cost, weight * (a * a) + at_zero) if even else cost
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _row(a: Any) -> Any:
+    """Where the table has a magnitude in steps; without a sign, which numba would ask for at every look into it."""
+    return np.int64(np.int32(a)) & 0xFFFF
 
 
 @njit(nogil=True, cache=True)
@@ -44,7 +74,7 @@ def forward8(x: Any, step: Any, largest: Any, weights: Any, table: Any, zero: An
     x : float32 array
         The values.
     step, largest : float32
-        Step, and the magnitude in steps beyond which values are taken for smaller.
+        Step, and the magnitude in steps beyond which values are taken for smaller; below 65536.
     weights : float32 array
         Factor of the squared error: one per value, or one for all.
     table, zero : float32 arrays
@@ -52,30 +82,27 @@ def forward8(x: Any, step: Any, largest: Any, weights: Any, table: Any, zero: An
     decisions : uint8 array
         Written: bit ``s`` of element ``t`` says which of its two predecessors state ``s`` has after value ``t``.
     """
-    each = 1 if weights.size > 1 else 0
+    inputs, costs = np.empty((2, _BLOCK), np.float32), np.empty((4, _BLOCK), np.float32)
     c0 = np.float32(0)
     c1 = c2 = c3 = c4 = c5 = c6 = c7 = _UNREACHABLE
-    for t in range(x.size):
-        e0, e1, e2, e3 = _costs(min(abs(x[t]) / step, largest), weights[t * each], table, zero)
-        low, high = c0 + e0, c1 + e1
-        b0, n0 = high < low, min(low, high)
-        low, high = c0 + e1, c1 + e0
-        b2, n2 = high < low, min(low, high)
-        low, high = c2 + e0, c3 + e1
-        b4, n4 = high < low, min(low, high)
-        low, high = c2 + e1, c3 + e0
-        b6, n6 = high < low, min(low, high)
-        low, high = c4 + e2, c5 + e3
-        b5, n5 = high < low, min(low, high)
-        low, high = c4 + e3, c5 + e2
-        b7, n7 = high < low, min(low, high)
-        low, high = c6 + e2, c7 + e3
-        b1, n1 = high < low, min(low, high)
-        low, high = c6 + e3, c7 + e2
-        b3, n3 = high < low, min(low, high)
-        decisions[t] = b0 | b1 << 1 | b2 << 2 | b3 << 3 | b4 << 4 | b5 << 5 | b6 << 6 | b7 << 7
-        c0, c1, c2, c3, c4, c5, c6, c7 = n0, n1, n2, n3, n4, n5, n6, n7
-        if t % _RENORMALISE == _RENORMALISE - 1:
+    for begin in range(0, x.size, _BLOCK):
+        count = min(_BLOCK, x.size - begin)
+        _class_costs(x, begin, step, largest, weights, table, zero, inputs, costs, count)
+        for t in range(count):
+            e0, e1, e2, e3 = costs[0, t], costs[1, t], costs[2, t], costs[3, t]
+            l0, h0 = c0 + e0, c1 + e1
+            l1, h1 = c6 + e2, c7 + e3
+            l2, h2 = c0 + e1, c1 + e0
+            l3, h3 = c6 + e3, c7 + e2
+            l4, h4 = c2 + e0, c3 + e1
+            l5, h5 = c4 + e2, c5 + e3
+            l6, h6 = c2 + e1, c3 + e0
+            l7, h7 = c4 + e3, c5 + e2
+            low = (h0 < l0) | (h1 < l1) << 1 | (h2 < l2) << 2 | (h3 < l3) << 3
+            decisions[begin + t] = low | (h4 < l4) << 4 | (h5 < l5) << 5 | (h6 < l6) << 6 | (h7 < l7) << 7
+            c0, c1, c2, c3 = _less(h0, l0), _less(h1, l1), _less(h2, l2), _less(h3, l3)
+            c4, c5, c6, c7 = _less(h4, l4), _less(h5, l5), _less(h6, l6), _less(h7, l7)
+        if count == _BLOCK:
             least = min(min(min(c0, c1), min(c2, c3)), min(min(c4, c5), min(c6, c7)))
             c0, c1, c2, c3 = c0 - least, c1 - least, c2 - least, c3 - least
             c4, c5, c6, c7 = c4 - least, c5 - least, c6 - least, c7 - least
@@ -85,73 +112,76 @@ def forward8(x: Any, step: Any, largest: Any, weights: Any, table: Any, zero: An
 @njit(nogil=True, cache=True)
 def forward4(x: Any, step: Any, largest: Any, weights: Any, table: Any, zero: Any, decisions: Any) -> Any:
     """`forward8` for 4 states."""
-    each = 1 if weights.size > 1 else 0
+    inputs, costs = np.empty((2, _BLOCK), np.float32), np.empty((4, _BLOCK), np.float32)
     c0 = np.float32(0)
     c1 = c2 = c3 = _UNREACHABLE
-    for t in range(x.size):
-        e0, e1, e2, e3 = _costs(min(abs(x[t]) / step, largest), weights[t * each], table, zero)
-        low, high = c0 + e0, c1 + e1
-        b0, n0 = high < low, min(low, high)
-        low, high = c0 + e1, c1 + e0
-        b2, n2 = high < low, min(low, high)
-        low, high = c2 + e2, c3 + e3
-        b1, n1 = high < low, min(low, high)
-        low, high = c2 + e3, c3 + e2
-        b3, n3 = high < low, min(low, high)
-        decisions[t] = b0 | b1 << 1 | b2 << 2 | b3 << 3
-        c0, c1, c2, c3 = n0, n1, n2, n3
-        if t % _RENORMALISE == _RENORMALISE - 1:
+    for begin in range(0, x.size, _BLOCK):
+        count = min(_BLOCK, x.size - begin)
+        _class_costs(x, begin, step, largest, weights, table, zero, inputs, costs, count)
+        for t in range(count):
+            e0, e1, e2, e3 = costs[0, t], costs[1, t], costs[2, t], costs[3, t]
+            l0, h0 = c0 + e0, c1 + e1
+            l1, h1 = c2 + e2, c3 + e3
+            l2, h2 = c0 + e1, c1 + e0
+            l3, h3 = c2 + e3, c3 + e2
+            decisions[begin + t] = (h0 < l0) | (h1 < l1) << 1 | (h2 < l2) << 2 | (h3 < l3) << 3
+            c0, c1, c2, c3 = _less(h0, l0), _less(h1, l1), _less(h2, l2), _less(h3, l3)
+        if count == _BLOCK:
             least = min(min(c0, c1), min(c2, c3))
             c0, c1, c2, c3 = c0 - least, c1 - least, c2 - least, c3 - least
     return np.argmin(np.array([c0, c1, c2, c3]))
 
 
 @njit(nogil=True, cache=True)
-def backward(
-    x: Any,
-    step: Any,
-    largest: Any,
-    weights: Any,
-    table: Any,
-    zero: Any,
-    magnitudes: Any,
-    decisions: Any,
-    predecessors: Any,
-    state: Any,
-    codes: Any,
-) -> None:
-    """Codes on the cheapest way that ends in a state.
+def backward(decisions: Any, ways: Any, class_of: Any, state: Any) -> None:
+    """Replace decisions by the classes of the codes on the cheapest way that ends in a state.
 
     Parameters
     ----------
-    x, step, largest, weights, table, zero, decisions
-        As `forward8` had and wrote them.
-    magnitudes : int16 array
-        Magnitude of the code of each class, as `candidates` makes it.
-    predecessors : int64 array
-        For each state the two ways in: ``predecessor * 2 + parity``.
+    decisions : uint8 array
+        What `forward8` wrote.
+    ways : int64 array
+        The two ways into each state, ``predecessor * 2 + parity``; shape ``(2 * states,)``.
+    class_of : uint8 array
+        Class of the code that goes each way; shape ``(2 * states,)``.
     state : int
         What `forward8` returned.
+    """
+    for t in range(decisions.size - 1, -1, -1):
+        way = ways[2 * state + (np.int64(decisions[t]) >> state & 1)]
+        decisions[t] = class_of[way]
+        state = way >> 1
+
+
+@njit(nogil=True, cache=True)
+def codes_of(
+    x: Any, step: Any, largest: Any, weights: Any, table: Any, zero: Any, magnitudes: Any, classes: Any, codes: Any
+) -> None:
+    """The best code of a given class for each value.
+
+    Parameters
+    ----------
+    x, step, largest, weights, table, zero
+        As `forward8` had them.
+    magnitudes : int16 array
+        Magnitude of the code of each class, as `candidates` makes it.
+    classes : uint8 array
+        What `backward` made of the decisions.
     codes : int8 or int16 array
         Written.
     """
     each = 1 if weights.size > 1 else 0
-    upper = predecessors.shape[0] // 2
-    for t in range(x.size - 1, -1, -1):
-        way = predecessors[state, np.int64(decisions[t]) >> state & 1]
-        state = way >> 1
-        parity = way & 1
-        quantiser = 1 if state >= upper else 0
-        which = 2 * quantiser + parity
-        a = min(abs(x[t]) / step, largest)
-        j = int(a)
-        magnitude = magnitudes[j, which]
-        if parity == 0:
-            weight = weights[t * each]
-            d = a - table[j, which]
-            if weight * (a * a) + zero[quantiser] < weight * (d * d) + table[j, 4 + which]:
-                magnitude = 0
-        codes[t] = magnitude if x[t] >= 0 else -magnitude
+    for t in range(x.size):
+        which = np.int64(classes[t])
+        weight = weights[t * each]
+        a = _less(abs(x[t]) / step, largest)
+        j = _row(a)
+        d = a - table[which, j]
+        at_zero = weight * (a * a) + zero[which >> 1] < weight * (d * d) + table[4 + which, j]
+        # masks instead of branches, which would be mispredicted
+        kept = 0 if at_zero and which & 1 == 0 else -1
+        negative = -1 if x[t] < 0 else 0
+        codes[t] = ((np.int64(magnitudes[which, j]) & kept) ^ negative) - negative
 
 
 @njit(nogil=True, cache=True)

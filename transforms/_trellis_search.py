@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stackc.lazy import numpy
 
-from ._trellis import NEXT_STATE
+from ._trellis import NEXT_STATE, QUANTISER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +33,13 @@ class Candidates(NamedTuple):
     Attributes
     ----------
     table : ndarray
-        float32 ``(j, 8)``: reconstruction in steps of the four classes, then their costs in bits times the multiplier.
+        float32 ``(8, j)``: reconstruction in steps of the four classes, then their costs in bits times the multiplier.
     zero : ndarray
         float32 ``(2,)``: cost of a zero in each quantiser.
     magnitudes : ndarray
-        int16 ``(j, 4)``: magnitudes of the codes.
+        int16 ``(4, j)``: magnitudes of the codes.
     largest : float
-        Where the last row ends; larger values are taken for this one.
+        Where the last column ends; larger values are taken for this one.
     """
 
     table: np.ndarray
@@ -124,17 +124,19 @@ def _viterbi(x: np.ndarray, step: float, states: int, candidates: Candidates, we
     codes = numpy.empty(x.size, numpy.int8 if magnitudes.max() <= 127 else numpy.int16)
     kernel = _kernel()
     last = int((kernel.forward8 if states == 8 else kernel.forward4)(*given, decisions))
-    kernel.backward(*given, magnitudes, decisions, _predecessors(states), last, codes)
+    kernel.backward(decisions, *_ways(states), last)
+    kernel.codes_of(*given, magnitudes, decisions, codes)
     return codes
 
 
-def _predecessors(states: int) -> np.ndarray:
-    """For each state the two ways in, ``predecessor * 2 + parity``, in ascending order."""
+def _ways(states: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two ways into each state, ``predecessor * 2 + parity``, in ascending order; and the class of each way."""
     ways: list[list[int]] = [[] for _ in range(states)]
     for state, successors in enumerate(NEXT_STATE[states]):
         for parity, successor in enumerate(successors):
             ways[successor].append(2 * state + parity)
-    return numpy.array(ways, numpy.int64)
+    classes = [2 * quantiser + parity for quantiser in QUANTISER[states] for parity in (0, 1)]
+    return numpy.array(ways, numpy.int64).reshape(-1), numpy.array(classes, numpy.uint8)
 
 
 def _candidates(bits: np.ndarray, rdo: float) -> Candidates:
@@ -147,9 +149,11 @@ def _candidates(bits: np.ndarray, rdo: float) -> Candidates:
     magnitudes = numpy.maximum(magnitudes, 2 * quantiser * (1 - parity))  # zero is weighed up on its own there
     magnitudes -= 2 * (magnitudes > most)
     reconstructions = 2 * magnitudes - quantiser * (magnitudes > 0)
-    table = numpy.concatenate([reconstructions, rdo * bits[quantiser, magnitudes]], axis=1).astype(numpy.float32)
+    table = numpy.concatenate([reconstructions, rdo * bits[quantiser, magnitudes]], axis=1).T.astype(
+        numpy.float32, order="C"
+    )
     zero = (rdo * bits[:, 0]).astype(numpy.float32)
-    return Candidates(table, zero, magnitudes.astype(numpy.int16), float(largest))
+    return Candidates(table, zero, magnitudes.T.astype(numpy.int16, order="C"), float(largest))
 
 
 def _rounded_counts(x: np.ndarray, step: float, most: int) -> np.ndarray:

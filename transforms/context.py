@@ -10,7 +10,7 @@ from stackc.packer import Packer
 from stackc.spec import PlaneSpec, integer_range
 
 from ._bits import pack_bits, packed_bytes, require_fit, unpack_bits
-from ._context_choice import Cost, choose, compact, is_small, masked, sample, trellises
+from ._context_choice import Cost, candidates, compact, is_small, masked, sample
 from ._context_settings import SHORT_PEAKS, SHORT_SETTINGS, STATES, Settings, code, kernel_arguments
 from ._kernels import kernel
 
@@ -283,7 +283,7 @@ def _centre(values: np.ndarray, least: int, most: int) -> int:
 
 def _coded(values: np.ndarray, centre: int, peak: int, signs: int, most_bytes: int) -> bytes:
     """Header and words with the best settings found; may be cut short when longer than ``most_bytes``."""
-    found = (choose(values, peak, signs, trellis) for trellis in trellises(values, peak, signs))
+    found = candidates(values, peak, signs)
     return min((_coded_with(settings, values, centre, peak, signs, most_bytes) for settings in found), key=len)
 
 

@@ -15,7 +15,7 @@ from stackc.planes import limited
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
 
-from ._steps import MOST_STRETCH, stretch
+from ._steps import MOST_STRETCH, largest_magnitude, stretch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -258,7 +258,7 @@ class Tcq(Transform, frozen=True):
         if self.bits is not None:
             return self
         require_finite(x)
-        largest = float(x.detach().abs().max()) if x.numel() else 0.0
+        largest = largest_magnitude(x)
         # float32 may round a quotient up
         code = largest_code(largest / self.step * (1 + 2**-21))
         bits = max(code.bit_length() + 1, 2)

@@ -55,7 +55,7 @@ def forced(plane: Plane, chosen: Settings) -> bytes:
     least, most = int(values.min()), int(values.max())
     centre = module._centre(values, least, most)
     signs = 1 if least >= centre else 2 if most <= centre else 0
-    with mock.patch.object(module, "choose", return_value=chosen):
+    with mock.patch.object(module, "candidates", return_value=[chosen]):
         return module._coded(values - numpy.int32(centre), centre, max(most - centre, centre - least), signs, 1 << 16)
 
 
