@@ -17,20 +17,26 @@ _SURELY, _HARDLY = 0.9, 0.99
 #: What takes up to so many times the bits of the best on a part of a plane may be the best on all of it.
 _ALIKE = 1.003
 
-#: Values that a choice of settings is tried on: all of a small plane, of others a sixteenth, within limits.
+#: The same of the two orders: which one is better shows late, when the averages that it needs are known.
+_ALIKE_ORDERS = 1.01
+
+#: Values that a choice of settings is tried on: all of a small plane, of others a twelfth, within limits.
 _SMALL, _SAMPLE_LEAST, _SAMPLE_MOST = 1 << 15, 1 << 13, 1 << 16
 
-#: How often all settings of a small plane are gone through: those of the first round were chosen beside defaults.
-_SMALL_ROUNDS = 2
+#: Rows and columns that a part has at least: few columns may differ much, as scores of components do.
+_LEAST_SIDE = 96
 
-#: Where no more than one value in so many is not zero, so many values are tried: fewer might hold next to none.
-_SPARSE, _SAMPLE_SPARSE = 64, 1 << 20
+#: How often settings are gone through where all of a plane is tried: those of the first round were chosen beside defaults.
+_ROUNDS = 2
+
+#: Values other than zero that a part should have; where they are few, more values are tried, up to so many.
+_SAMPLE_USED, _SAMPLE_SPARSE = 1 << 11, 1 << 20
 
 
 def masked(values: np.ndarray, settings: Settings, peak: int, signs: int) -> Matrix:
-    """The matrix in the order of coding; a small one only with masks that pay for themselves."""
+    """The matrix in the order of coding; one that is small or next to empty only with masks that pay for themselves."""
     both = compact(values, settings)
-    if not is_small(values) or not both.values.size:
+    if not _is_tried_whole(values) or not both.values.size:
         return both
     offered = [(rows, columns) for rows in (False, True) for columns in (False, True)]
     tried = [compact(values, settings, *masks) for masks in offered] if both.values.size < values.size else [both]
@@ -57,28 +63,37 @@ def compact(values: np.ndarray, settings: Settings, rows: bool = True, columns: 
 
 
 def sample(values: np.ndarray) -> np.ndarray:
-    """A block from the middle of the matrix, of about its proportions, that is representative enough to choose on."""
+    """A block from the middle of the matrix, of about its proportions but not narrow, that says enough to choose."""
     rows, columns = values.shape
     wanted = _sample_size(values)
     if values.size <= wanted:
         return values
-    tall = max(1, min(rows, round((wanted * rows / columns) ** 0.5)))
-    wide = max(1, min(columns, wanted // tall))
-    tall = max(1, min(rows, wanted // wide))
+    tall = _within(round((wanted * rows / columns) ** 0.5), rows)
+    wide = _within(wanted // tall, columns)
+    tall = _within(wanted // wide, rows)
     top, left = (rows - tall) // 2, (columns - wide) // 2
     return values[top : top + tall, left : left + wide]
+
+
+def _within(side: int, most: int) -> int:
+    return min(max(side, _LEAST_SIDE), most)
 
 
 def _sample_size(values: np.ndarray) -> int:
     if values.size <= _SMALL:
         return max(values.size, 1)
-    if int(numpy.count_nonzero(values)) * _SPARSE <= values.size:
-        return _SAMPLE_SPARSE
-    return min(max(values.size // 16, _SAMPLE_LEAST), _SAMPLE_MOST)
+    enough = min(max(values.size // 12, _SAMPLE_LEAST), _SAMPLE_MOST)
+    used = max(int(numpy.count_nonzero(values)), 1)
+    return max(enough, min(_SAMPLE_USED * values.size // used, _SAMPLE_SPARSE))
 
 
 def is_small(values: np.ndarray) -> bool:
-    """Whether settings are tried on all of a plane."""
+    """Whether a plane may have a short header."""
+    return values.size <= _SMALL
+
+
+def _is_tried_whole(values: np.ndarray) -> bool:
+    """Whether settings are tried on all of a plane: it is small or nearly empty."""
     return values.size <= _sample_size(values)
 
 
@@ -88,25 +103,34 @@ def candidates(values: np.ndarray, peak: int, signs: int) -> list[Settings]:
     Knowing the trellis that values were quantised with saves a lot, most of the time. Where it seems to save little, the
     values may also be sparse ones that know no trellis, and masks save more.
     """
-    small = is_small(values)
+    whole = _is_tried_whole(values)
     head = Cost(_head(values), peak, signs)
     trellis, saved = _likely_trellis(head) if not signs else (0, 1.0)
     if saved >= _HARDLY:
-        return [choose(values, peak, signs)]
-    known = _chosen(head, small, trellis)
+        return _in_likely_orders(values, peak, signs)
+    known = _chosen(head, whole, trellis)
     if saved < _SURELY:
         return [known]
-    if not small and values.any(axis=0).all() and values.any(axis=1).all():  # no masks, which a part says little about
+    if not whole and values.any(axis=0).all() and values.any(axis=1).all():  # no masks, which a part says little about
         orders = [(order, carry) for order in (False, True) for carry in (False, True)]
         without = min(head(Settings(*order, *known[2:5])) for order in orders)
         if without > head(known) * _ALIKE:
             return [known]
-    return [known, choose(values, peak, signs)]
+    return [known, *_in_likely_orders(values, peak, signs)]
 
 
 def choose(values: np.ndarray, peak: int, signs: int) -> Settings:
     """The settings without a trellis that code a part of a matrix, or all of a small one, in the fewest bits."""
-    return _chosen(Cost(sample(values), peak, signs), is_small(values), 0)
+    return _chosen(Cost(sample(values), peak, signs), _is_tried_whole(values), 0)
+
+
+def _in_likely_orders(values: np.ndarray, peak: int, signs: int) -> list[Settings]:
+    """What `choose` chooses, and beside it the best of the other order where that may be as good."""
+    if _is_tried_whole(values) or len(values) == 1:
+        return [choose(values, peak, signs)]
+    cost = Cost(sample(values), peak, signs)
+    found = sorted((_chosen(cost, False, 0, (order,)) for order in (False, True)), key=cost)
+    return found if cost(found[1]) <= cost(found[0]) * _ALIKE_ORDERS else found[:1]
 
 
 def model_settings(values: np.ndarray) -> Settings:
@@ -115,14 +139,14 @@ def model_settings(values: np.ndarray) -> Settings:
     return choose(values, peak, 0) if peak else Settings()
 
 
-def _chosen(cost: Cost, small: bool, trellis: int) -> Settings:
+def _chosen(cost: Cost, whole: bool, trellis: int, orders: tuple[bool, ...] = (False, True)) -> Settings:
     """The cheapest settings, one after another from the most important."""
-    orders = (False,) if trellis or cost.rows == 1 else (False, True)
+    orders = (False,) if trellis or cost.rows == 1 else orders
     carries = (False,) if trellis else (False, True)
     best = Settings(trellis=trellis)
     # The fewer classes, the less there is to learn: on a part of a plane that would count for more than on all of it.
-    resolutions = range(0 if small else 1, 4)
-    for _ in range(_SMALL_ROUNDS if small else 1):
+    resolutions = range(0 if whole else 1, 4)
+    for _ in range(_ROUNDS if whole else 1):
         best = min((best._replace(columns_first=order, carry=carry) for order in orders for carry in carries), key=cost)
         best = min((best._replace(mixture=mixture) for mixture in range(MIXTURES)), key=cost)
         best = _downhill([best._replace(resolution=resolution) for resolution in resolutions], best, cost)
@@ -158,9 +182,13 @@ class Cost:
         self._sample, self._peak, self._signs, self._masks = sample, peak, signs, masks
         self.rows = sample.shape[0]
         self._known: dict[Settings, float] = {}
+        self._matrices: dict[tuple[bool, bool], Matrix] = {}
 
     def __call__(self, settings: Settings) -> float:
         if settings not in self._known:
-            matrix = compact(self._sample, settings, self._masks, self._masks)
+            form = settings.columns_first, settings.trellis > 0
+            if form not in self._matrices:
+                self._matrices[form] = compact(self._sample, settings, self._masks, self._masks)
+            matrix = self._matrices[form]
             self._known[settings] = price(matrix, settings, self._peak, self._signs)
         return self._known[settings]

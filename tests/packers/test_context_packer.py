@@ -427,6 +427,20 @@ def test_unpacking_takes_a_bounded_multiple_of_the_plane():
         assert peak < 16 * spec.nbytes
 
 
+def test_few_columns_are_all_looked_at():
+    """Scores of components: the first column is not like those in the middle, from which a choice was made once."""
+    spread = torch.tensor([6.0] + [0.5] * 11)
+    noise = bell((12_000, 12), 0, "scores")
+    rows = torch.tensor([0.3, 3.0]).repeat(6000)[:, None]
+    x = (noise / noise.std() * spread * rows).round().clamp(-60, 60).to(torch.int8)
+    spec = PlaneSpec((12_000, 12), "int8", -60, 60)
+    sizes = [
+        len(forced(Plane(spec, x), Settings(order, mixture=mixture))) for order in (False, True) for mixture in range(4)
+    ]
+    assert len(context.pack(x, spec)) < 1.003 * min(sizes)
+    assert max(sizes) > 1.15 * min(sizes), "a wrong choice must show"
+
+
 def test_a_long_row_is_chosen_for_on_a_part_of_it():
     """What is tried out does not grow with the plane, however few rows it has."""
     x = (bell((1 << 20,), 0, "long") * 60).round().to(torch.int8)
