@@ -1,6 +1,7 @@
 """Composable compression-stacking for neural networks.
 
-`compress` runs a recipe on a model, `load` gives the model of a ``.stackc`` file, `open` gives its tensors one by one.
+`compress` runs a recipe on a model, `load` gives the model of a ``.stackc`` file, `open` gives its tensors one by one, and
+`repack` writes the same file in fewer bytes.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ if TYPE_CHECKING:
     from stackc.api import load as load
     from stackc.api import open as open  # noqa: A004 - the name zarr, gzip and PIL use
     from stackc.artifact.reader import Artifact as Artifact
+    from stackc.repacking import repack as repack
     from stackc.report import Report as Report
     from stackc.runner import run as run
 
-__all__ = ["Artifact", "Report", "compress", "load", "open", "run"]
+__all__ = ["Artifact", "Report", "compress", "load", "open", "repack", "run"]
 
 #: No module of the package may be called like one of these: importing it would put it in the place of the name.
 _HOMES = {
@@ -24,6 +26,7 @@ _HOMES = {
     "compress": "stackc.api",
     "load": "stackc.api",
     "open": "stackc.api",
+    "repack": "stackc.repacking",
     "run": "stackc.runner",
 }
 

@@ -20,6 +20,7 @@ from stackc.cli.guard import guarded
 from stackc.cli.inspect import inspect
 from stackc.cli.list import list_installed
 from stackc.cli.quiet import silence_libraries
+from stackc.cli.repack import repack
 from stackc.cli.run import run
 from stackc.cli.schema import schema
 from stackc.cli.verify import verify
@@ -46,6 +47,7 @@ for _name, _command in (
     ("verify", verify),
     ("decode", decode),
     ("eval", evaluate),
+    ("repack", repack),
     ("compare", compare),
     ("schema", schema),
 ):
