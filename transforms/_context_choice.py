@@ -21,7 +21,7 @@ _ALIKE = 1.003
 _ALIKE_ORDERS = 1.01
 
 #: Values that a choice of settings is tried on: all of a small plane, of others a twelfth, within limits.
-_SMALL, _SAMPLE_LEAST, _SAMPLE_MOST = 1 << 15, 1 << 13, 1 << 16
+_SMALL, _SAMPLE_LEAST, _SAMPLE_MOST = 1 << 15, 1 << 13, 1 << 17
 
 #: Rows and columns that a part has at least: few columns may differ much, as scores of components do.
 _LEAST_SIDE = 96
