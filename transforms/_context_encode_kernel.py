@@ -40,7 +40,7 @@ def _expect_row(
     values: np.ndarray,
     steps: np.ndarray,
     column_activity: np.ndarray,
-    first: bool,
+    row: int,
     level: int,
     row_activity: int,
     seen: int,
@@ -63,7 +63,7 @@ def _expect_row(
         activity = ACTIVITY[min(abs(np.int64(values[column])), MOST_ACTIVE)]
         row_activity = averaged(row_activity, activity, RATE[seen])
         seen = min(seen + 1, SLOWEST)
-        column_activity[column] = activity >> 1 if first else averaged(above, activity, column_rate)
+        column_activity[column] = activity >> 1 if row == 0 else averaged(above, activity, column_rate)
         near = (near + activity) >> 1
         total += activity
     return row_activity, seen, total
@@ -142,9 +142,9 @@ def encode(
     for row in range(rows):
         if row == 0 or carry == 0:
             row_activity, seen = level, 0
+        column_rate = RATE[min(row + 1, SLOWEST)]
         row_activity, seen, total = _expect_row(
-            *(values[row], steps, column_activity, row == 0, level, row_activity, seen),
-            *(RATE[min(row + 1, SLOWEST)], weights),
+            values[row], steps, column_activity, row, level, row_activity, seen, column_rate, weights
         )
         level = row_ended(column_activity, level, total, row)
         sign_left = 0
