@@ -20,7 +20,7 @@ _ALIKE = 1.003
 #: The same of the two orders: which one is better shows late, when the averages that it needs are known.
 _ALIKE_ORDERS = 1.01
 
-#: Values that a choice of settings is tried on: all of a small plane, of others a twelfth, within limits.
+#: Values that a choice of settings is tried on: all of a small plane, of others a sixteenth, within limits.
 _SMALL, _SAMPLE_LEAST, _SAMPLE_MOST = 1 << 15, 1 << 13, 1 << 17
 
 #: Rows and columns that a part has at least: few columns may differ much, as scores of components do.
@@ -82,7 +82,7 @@ def _within(side: int, most: int) -> int:
 def _sample_size(values: np.ndarray) -> int:
     if values.size <= _SMALL:
         return max(values.size, 1)
-    enough = min(max(values.size // 12, _SAMPLE_LEAST), _SAMPLE_MOST)
+    enough = min(max(values.size // 16, _SAMPLE_LEAST), _SAMPLE_MOST)
     used = max(int(numpy.count_nonzero(values)), 1)
     return max(enough, min(_SAMPLE_USED * values.size // used, _SAMPLE_SPARSE))
 
