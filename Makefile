@@ -57,6 +57,7 @@ coding-benchmark: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[coding-benchmark]'
 	$(BIN)/python -m pip install --quiet --no-deps nncodec==2.1.3
 	$(BIN)/python benchmarks/coding/planes.py --minilm $(MINILM) --bert-tiny $(BERT_TINY)
+	$(BIN)/python benchmarks/coding/limit.py --minilm $(MINILM) --bert-tiny $(BERT_TINY)
 	$(BIN)/python benchmarks/coding/speed.py --model $(MINILM)
 	$(BIN)/python benchmarks/coding/accuracy.py --model minilm=$(MINILM) --model bert-tiny=$(BERT_TINY) --data $(DATA) --train $(TRAIN)
 	$(BIN)/python benchmarks/coding/plot.py
