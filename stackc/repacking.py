@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from stackc.artifact.reader import Artifact
 from stackc.artifact.writer import ArtifactWriter
 from stackc.errors import ArtifactError, DependencyError, OutputError, StackcError
-from stackc.lazy import torch
 from stackc.parallel import map_ordered
+from stackc.planes import to_bytes
 from stackc.progress import Progress
 from stackc.registry import find_packer
 from stackc.stack import Leaf, PlannedPlane, Stack, replace
@@ -125,7 +125,7 @@ def _repacked(artifact: Artifact, name: str) -> _Tensor:
         plane = _unpacked(artifact, name, planned, data)
         packer, made = find_packer("auto").choose(plane, planned.spec)
         if len(made) < len(data):
-            if not _same(packer.unpack(made, planned.spec), plane):
+            if to_bytes(packer.unpack(made, planned.spec)) != to_bytes(plane):
                 raise StackcError(
                     f"{packer.name} does not give back plane {planned.path!r} of tensor {name!r}; that is an error in it, "
                     "and nothing was written"
@@ -148,10 +148,3 @@ def _unpacked(artifact: Artifact, name: str, planned: PlannedPlane, data: bytes)
             f"{artifact.path.name}: plane {planned.path!r} of tensor {name!r} does not decode: {problem}"
         )
     return plane
-
-
-def _same(first: Tensor, second: Tensor) -> bool:
-    """Whether two planes have the same bits, NaN and signed zeros included."""
-    return first.shape == second.shape and torch.equal(
-        first.contiguous().reshape(-1).view(torch.uint8), second.contiguous().reshape(-1).view(torch.uint8)
-    )
