@@ -112,9 +112,11 @@ def candidates(values: np.ndarray, peak: int, signs: int) -> list[Settings]:
     if saved < _SURELY:
         return [known]
     if not whole and values.any(axis=0).all() and values.any(axis=1).all():  # no masks, which a part says little about
-        orders = [(order, carry) for order in (False, True) for carry in (False, True)]
-        without = min(head(Settings(*order, *known[2:5])) for order in orders)
-        if without > head(known) * _ALIKE:
+        plain = known._replace(trellis=0)
+        orders = [
+            plain._replace(columns_first=order, carry=carry) for order in (False, True) for carry in (False, True)
+        ]
+        if min(map(head, orders)) > head(known) * _ALIKE:
             return [known]
     return [known, *_in_likely_orders(values, peak, signs)]
 
