@@ -21,7 +21,7 @@ from stackc.encode import is_calibrated
 from stackc.encode_model import encode_model
 from stackc.errors import ModelError
 from stackc.healing.checkpoint import CheckpointFolder
-from stackc.healing.checks import check_heal, heal_stages, size_notes
+from stackc.healing.checks import check_heal, heal_stages, size_notes, with_heal_sizes
 from stackc.healing.stage import Healing
 from stackc.judge import prepare_judge
 from stackc.moments import second_moments
@@ -93,6 +93,7 @@ def compress_to_file(
     progress = progress or Progress()
     clock = Clock()
     require_target(recipe)
+    recipe = with_heal_sizes(recipe, reference.nbytes)
     check_heal(recipe)
     choices = locked_choices(recipe)
     plan = plan_recipe(recipe, reference.specs, reference.ties, choices)

@@ -107,17 +107,14 @@ class _Growing:
     def put(self, path: str, config: Transform | Packer, use: str) -> str | None:
         """Apply a transform or packer to an open plane; if it does not fit, say why and leave everything as it was."""
         spec = self.open[path]
+        reason = refusal(config, spec)
+        if reason is not None:
+            return reason
         if isinstance(config, Packer):
-            reason = config.refusal(spec)
-            if reason is not None:
-                return reason
             self.stack = replace(self.stack, path, Leaf(config))
             self.packed[path] = use
         else:
-            try:
-                specs = config.plan(spec)
-            except SpecError as error:
-                return str(error)
+            specs = config.plan(spec)
             above = path.count("/") + 1 if path else 0
             if above + 2 > MAX_DEPTH:  # the transform and a packer
                 return f"a stack is at most {MAX_DEPTH} stages deep"
@@ -126,6 +123,17 @@ class _Growing:
         del self.open[path]
         self.steps[-1][path] = config
         return None
+
+
+def refusal(config: Transform | Packer, spec: PlaneSpec) -> str | None:
+    """Why a transform or packer cannot take a plane with this spec, or None if it can."""
+    if isinstance(config, Packer):
+        return config.refusal(spec)
+    try:
+        config.plan(spec)
+    except SpecError as error:
+        return str(error)
+    return None
 
 
 def address(tensor: str, path: str) -> str:
@@ -202,9 +210,7 @@ def _apply(
     for tensor in growing:
         tensor.steps.append({})
         for path, spec in list(tensor.open.items()):
-            if not matches(stage.on, tensor.names, path):
-                continue
-            if not names_planes(stage.on) and _is_its_own_side(stage, tensor.stack, path):
+            if not means(stage, tensor.names, path, _parent(tensor.stack, path)):
                 continue
             config = choices.get(address(tensor.names[0], path), stage.config)
             assert not isinstance(config, TrainingStage)
@@ -223,17 +229,43 @@ def _apply(
     )
 
 
-def _is_its_own_side(stage: Stage, stack: Stack, path: str) -> bool:
-    """Whether a plane is side information of an earlier stage of the same kind, such as the scale of codes.
+def means(stage: Stage, names: Sequence[str], path: str, parent: Transform | None) -> bool:
+    """Whether a stage is meant for a plane, whatever else it may be able to take.
 
-    Nobody who quantises weights means the scales of what is quantised already; a pattern with a plane in it does.
+    Its patterns match, and the plane is not side information of an earlier stage of the same kind, such as the scale of
+    codes: nobody who quantises weights means the scales of what is quantised already; a pattern with a plane in it does.
+
+    Parameters
+    ----------
+    stage : Stage
+        Of the recipe.
+    names : sequence of str
+        All names of the tensor.
+    path : str
+        Of the plane in the tensor's stack.
+    parent : Transform, optional
+        What made the plane; None for the tensor itself.
+
+    Examples
+    --------
+    >>> from stackc.recipe.parse import recipe_from
+    >>> int8 = recipe_from({"stages": ["int8"]}).stages[0]
+    >>> means(int8, ["w"], "", None), means(int8, ["w"], "scale", int8.config)
+    (True, False)
     """
-    above, _, plane = path.rpartition("/")
-    if not path:
+    if not matches(stage.on, names, path):
         return False
-    parent = node_at(stack, above)
-    assert isinstance(parent, Branch)
-    return isinstance(stage.config, type(parent.transform)) and plane in parent.transform.side
+    side = parent is not None and path.rpartition("/")[2] in parent.side
+    return names_planes(stage.on) or not (side and isinstance(stage.config, type(parent)))
+
+
+def _parent(stack: Stack, path: str) -> Transform | None:
+    """The transform that makes a plane of a stack; None for the tensor itself."""
+    if not path:
+        return None
+    above = node_at(stack, path.rpartition("/")[0])
+    assert isinstance(above, Branch)
+    return above.transform
 
 
 def _train(

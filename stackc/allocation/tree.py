@@ -11,14 +11,13 @@ from stackc.allocation.frontier import Point, best, hull, total
 from stackc.allocation.ladder import Ladder
 from stackc.allocation.sensitivity import squared_norm
 from stackc.encode import Walker
-from stackc.errors import SpecError
 from stackc.packer import Packer
-from stackc.patterns import matches
-from stackc.plan import Choices, TensorPlan, address
+from stackc.plan import Choices, TensorPlan, address, means, refusal
 from stackc.recipe.recipe import Stage
 from stackc.registry import find_packer
 from stackc.spec import PlaneSpec
 from stackc.stack import join
+from stackc.training import TrainingStage
 from stackc.transform import Transform
 
 if TYPE_CHECKING:
@@ -230,7 +229,7 @@ class Explorer:
 
     def begin(self, x: Tensor) -> Closed | Choice:
         """The root of the tree: nothing measured yet, or, with nothing to choose, everything."""
-        return self._open(self._walker(x), "", 0)
+        return self._open(self._walker(x), "", 0, None)
 
     def expand(self, root: Choice, positions: Sequence[float], x: Tensor, loss: Loss) -> None:
         """Measure everything that is wanted at some positions of the root and below."""
@@ -252,7 +251,7 @@ class Explorer:
             fork = next(forks)
             planes = {plane: fork.planes[join(choice.path, plane)][1] for plane in value.plan(spec)}
             if position not in choice.branches:
-                closed, below = self._below(fork, choice, planes)
+                closed, below = self._below(fork, choice, value, planes)
                 lossy = {plane: made.value for plane, made in closed.items() if made.value is not planes[plane]}
                 size = sum(made.size for made in closed.values())
                 here = above.whole(value.decode({**planes, **lossy}, spec))
@@ -265,7 +264,7 @@ class Explorer:
                 choice.branches[position] = branch
             else:
                 branch = choice.branches[position]
-                lossy = dict(branch.lossy) if branch.below else self._lossy(fork, choice, planes)
+                lossy = dict(branch.lossy) if branch.below else self._lossy(fork, choice, value, planes)
                 here = above.whole(value.decode({**planes, **lossy}, spec))
                 if position in choice.wanted:
                     branch.measured, branch.sure = loss.measured(here), True
@@ -278,21 +277,23 @@ class Explorer:
                     self._expand(inner, inner.pending, fork, loss, exact)
             del fork, planes, here
 
-    def _lossy(self, walker: Walker, choice: Choice, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        closed, _ = self._below(walker, choice, planes)
+    def _lossy(
+        self, walker: Walker, choice: Choice, value: Transform, planes: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        closed, _ = self._below(walker, choice, value, planes)
         return {plane: made.value for plane, made in closed.items()}
 
     def _below(
-        self, walker: Walker, choice: Choice, planes: Mapping[str, Tensor]
+        self, walker: Walker, choice: Choice, value: Transform, planes: Mapping[str, Tensor]
     ) -> tuple[dict[str, Closed], tuple[Choice, ...]]:
-        opened = {plane: self._open(walker, join(choice.path, plane), choice.stage + 1) for plane in planes}
+        opened = {plane: self._open(walker, join(choice.path, plane), choice.stage + 1, value) for plane in planes}
         closed = {plane: found for plane, found in opened.items() if isinstance(found, Closed)}
         return closed, tuple(found for found in opened.values() if isinstance(found, Choice))
 
-    def _open(self, walker: Walker, path: str, stage: int) -> Closed | Choice:
-        """What the recipe does with a plane from a stage on."""
+    def _open(self, walker: Walker, path: str, stage: int, parent: Transform | None) -> Closed | Choice:
+        """What the recipe does from a stage on with a plane, which ``parent`` made."""
         spec, x = walker.planes[path]
-        for index, config in self._actions(path, spec, stage):
+        for index, config in self._actions(path, spec, stage, parent):
             if isinstance(config, Packer):
                 return self._packed(walker, path, config)
             if not config.allocated:
@@ -303,7 +304,7 @@ class Explorer:
             fork = next(walker.forks(index, path, [value]))
             choice = Choice(index, path, Ladder([config]), wanted={0.0})
             planes = {plane: fork.planes[join(path, plane)][1] for plane in value.plan(spec)}
-            closed, below = self._below(fork, choice, planes)
+            closed, below = self._below(fork, choice, value, planes)
             if below:
                 return choice
             decoded = value.decode({plane: made.value for plane, made in closed.items()}, spec)
@@ -316,24 +317,21 @@ class Explorer:
             _, data = packer.choose(x, spec)
         return Closed(len(data), x)
 
-    def _actions(self, path: str, spec: PlaneSpec, first: int) -> Iterator[tuple[int, Transform | Packer]]:
-        """The stages that take a plane, as `stackc.plan` finds them; only the first one matters."""
+    def _actions(
+        self, path: str, spec: PlaneSpec, first: int, parent: Transform | None
+    ) -> Iterator[tuple[int, Transform | Packer]]:
+        """The stages that take a plane, as `stackc.plan` finds them; only the first one matters.
+
+        What a stage that trains makes of a plane is not known yet: it is encoded as if nothing were trained.
+        """
         for index in range(first, len(self._stages)):
             stage = self._stages[index]
-            if not matches(stage.on, self.plan.names, path):
+            if isinstance(stage.config, TrainingStage) or not means(stage, self.plan.names, path, parent):
                 continue
-            config = stage.config
-            if isinstance(config, Packer):
-                if config.accepts(spec):
-                    yield index, config
-                continue
-            chosen = self._made.get(index, {}).get(address(self.plan.name, path), config)
-            try:
-                assert isinstance(chosen, Transform)
-                chosen.plan(spec)
-            except SpecError:
-                continue
-            yield index, chosen
+            config = self._made.get(index, {}).get(address(self.plan.name, path), stage.config)
+            assert not isinstance(config, TrainingStage)
+            if refusal(config, spec) is None:
+                yield index, config
 
     def _settled(self, config: Transform, walker: Walker, stage: int, path: str) -> Transform:
         """A choice of the allocation in its final form, from this plane alone."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from stackc.errors import DataError, RecipeError
 from stackc.healing.settings import Heal
 from stackc.healing.texts import check_sources
@@ -43,6 +45,38 @@ def heal_settings(recipe: Recipe, index: int) -> Heal:
     config = recipe.stages[index].config
     assert isinstance(config, Heal)
     return config
+
+
+def with_heal_sizes(recipe: Recipe, reference_bytes: int) -> Recipe:
+    """The recipe with the size of ``allocate`` for a heal stage at its end that has neither size nor price of bits.
+
+    The allocation makes a file of that size, and without a price of bits training would let it grow.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Any recipe.
+    reference_bytes : int
+        Bytes of the model that it is for.
+
+    Examples
+    --------
+    >>> from stackc.recipe.parse import recipe_from
+    >>> stages = [{"use": "int", "step": "auto"}, {"use": "heal", "steps": 9}, "context"]
+    >>> recipe = recipe_from({"allocate": {"ratio": 40}, "stages": stages})
+    >>> with_heal_sizes(recipe, 4_000_000).stages[1].config.bytes
+    100000
+    """
+    heals = heal_stages(recipe)
+    if recipe.allocate is None or not heals:
+        return recipe
+    index, heal = heals[-1], heal_settings(recipe, heals[-1])
+    if heal.rate or heal.bytes is not None or not all(stage.is_packer for stage in recipe.stages[index + 1 :]):
+        return recipe
+    heal = msgspec.structs.replace(heal, bytes=recipe.allocate.budget(reference_bytes))
+    stages = list(recipe.stages)
+    stages[index] = msgspec.structs.replace(stages[index], config=heal)
+    return msgspec.structs.replace(recipe, stages=type(recipe.stages)(stages))
 
 
 def size_notes(recipe: Recipe, size: int) -> list[str]:
