@@ -61,7 +61,7 @@ def read_rows(train: Path, evaluated: Path) -> Rows:
     """The rows of a training file whose text is not evaluated, but for case and spaces."""
     table = sources.read_file(str(train))
     known = {_same(text) for text in sources.read_file(str(evaluated)).texts(None)}
-    texts, labels = table.texts(None), table.labels(None)
+    texts, labels = table.texts(None), [label.key for label in table.labels(None)]
     kept = [row for row, text in enumerate(texts) if _same(text) not in known]
     return Rows(tuple(table.places), tuple(texts), tuple(int(label) for label in labels)).take(kept)
 

@@ -208,7 +208,8 @@ class _Values:
             key = self._scalar(key_node, path) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
                 shown = "a list or mapping as key" if key is None else f"the key {key!r}"
-                raise self._error(path, key_node, f"has {shown}; keys are words")
+                quoted = f", so put it in quotes: '{key_node.value}'" if isinstance(key_node, yaml.ScalarNode) else ""
+                raise self._error(path, key_node, f"has {shown}; keys are words{quoted}")
             if key in values:
                 first = self.lines[*path, key]
                 raise self._error((*path, key), key_node, f"is given twice, first on line {first}; keep one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -14,6 +14,7 @@ from stackc.errors import DataError
 from stackc.lazy import torch
 from stackc.tasks import data as sources
 from stackc.tasks.classification import Batch, ClassificationEvaluation
+from stackc.tasks.labels import class_numbers
 from stackc.tasks.phrases import whole_texts
 from stackc.tasks.task import Task
 
@@ -38,7 +39,10 @@ class TextClassification(Task, frozen=True):
         Training texts for statistics and healing: a split of the same data, or a file. The demo's default is ``train``.
     text, label : str, optional
         Names of the columns; guessed if there is one with a usual name (sentence, text, review; label, labels, target).
-        Labels are class numbers, or class names that the model's config knows.
+        Labels are class names that the model's config knows, or class numbers.
+    labels : names, numbers or mapping, optional
+        How labels are to be read, or what each of them means: a class number, or the name of a class of the model. Needed
+        where a label is the name of one class and the number of another, or unknown to the model.
     max_length : int
         Tokens of a text that the model sees, special tokens included.
     batch_size : int
@@ -60,6 +64,7 @@ class TextClassification(Task, frozen=True):
     train: str | None = None
     text: str | None = None
     label: str | None = None
+    labels: Literal["names", "numbers"] | dict[str, int | str] | None = None
     max_length: Annotated[int, Meta(ge=1)] = 64
     batch_size: Annotated[int, Meta(ge=1)] = 32
     limit: Annotated[int, Meta(ge=1)] | None = None
@@ -135,12 +140,14 @@ class TextClassification(Task, frozen=True):
         self._need(tokenizer)
         self.check()
         table = self._table(self.split)
-        texts, raw = table.texts(self.text)[: self.limit], table.labels(self.label)[: self.limit]
-        labels = _class_numbers(raw, table, config)
+        texts, raw = table.texts(self.text)[: self.limit], table.labels(self.label)
+        # How labels are read depends on which there are, so all of them are looked at.
+        labels = class_numbers(raw, table.place, config, self.labels)[: self.limit]
+        raw = raw[: self.limit]
         if len(set(labels)) < 2:
             cause = f"the first {self.limit} rows of " if self.limit is not None else ""
             raise DataError(
-                f"all labels of {cause}{table.source} are {raw[0]!r}; accuracy means nothing with one class only"
+                f"all labels of {cause}{table.source} are {raw[0].key!r}; accuracy means nothing with one class only"
             )
         ids = self.token_ids(texts, tokenizer)
         longest = max(map(len, ids))
@@ -149,7 +156,7 @@ class TextClassification(Task, frozen=True):
             raise DataError(
                 f"a text has {longest} tokens, the model {positions} positions: set 'max_length: {positions}' or less"
             )
-        counts = Counter(raw)
+        counts = Counter(label.key for label in raw)
         description = {
             "task": self.name,
             "data": self.data,
@@ -160,6 +167,7 @@ class TextClassification(Task, frozen=True):
             "max_length": self.max_length,
             "cut_texts": sum(len(row) == self.max_length for row in ids),
             "label_counts": {str(label): counts[label] for label in sorted(counts, key=str)},
+            "label_classes": {str(label.key): number for label, number in zip(raw, labels, strict=True)},
             "sha256": sources.fingerprint(texts, raw),
         }
         return ClassificationEvaluation(
@@ -272,31 +280,3 @@ class TextClassification(Task, frozen=True):
                 verbose=False,
             )
             yield Batch(torch.tensor(rows), dict(inputs))
-
-
-def _class_numbers(labels: Sequence[int | str], table: sources.Table, config: Any) -> list[int]:
-    """Numbers of the model's classes, from numbers or names.
-
-    Where the data set names its classes and the model knows all these names, the names decide: two data sets of one
-    task can number their classes differently.
-    """
-    label2id: Mapping[str, int] = getattr(config, "label2id", None) or {}
-    names = {str(name).casefold(): int(number) for name, number in label2id.items()}
-    classes: int | None = getattr(config, "num_labels", None)
-    span = f"0 to {classes - 1}" if classes else "from 0"
-    renumbered: dict[int, int] = {}
-    if table.class_names and all(name.casefold() in names for name in table.class_names):
-        renumbered = {number: names[name.casefold()] for number, name in enumerate(table.class_names)}
-    numbers = []
-    for row, label in enumerate(labels):
-        number = renumbered.get(label, label) if isinstance(label, int) else names.get(label.casefold())
-        if number is None:
-            raise DataError(
-                f"{table.place(row)}: the label {label!r} is not a class name of the model (it has "
-                f"{', '.join(map(str, label2id)) or 'none'}); write numbers {span}, or name the classes in label2id of the "
-                "model's config.json"
-            )
-        if classes and number >= classes:
-            raise DataError(f"{table.place(row)}: the label {number} is not a class of the model, which has {span}")
-        numbers.append(number)
-    return numbers

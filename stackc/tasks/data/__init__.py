@@ -12,7 +12,7 @@ import msgspec
 from stackc.tasks.data.demo import DEMO, DEMO_TEXTS, check_demo, read_demo
 from stackc.tasks.data.files import SUFFIXES, check_file, read_file
 from stackc.tasks.data.hub import check_hub, read_hub
-from stackc.tasks.data.table import LABEL_COLUMNS, TEXT_COLUMNS, Table, choose_column
+from stackc.tasks.data.table import LABEL_COLUMNS, TEXT_COLUMNS, Label, Table, choose_column
 from stackc.tasks.data.texts import TEXT_SUFFIXES, check_texts, normal_form, read_texts
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "SUFFIXES",
     "TEXT_COLUMNS",
     "TEXT_SUFFIXES",
+    "Label",
     "Table",
     "check_demo",
     "check_file",
@@ -54,15 +55,15 @@ def kind_of(data: str) -> str:
     return "file" if path.suffix.lower() in SUFFIXES or path.exists() or not _HUB_ID.fullmatch(data) else "hub"
 
 
-def fingerprint(texts: Sequence[str], labels: Sequence[int | str]) -> str:
+def fingerprint(texts: Sequence[str], labels: Sequence[Label]) -> str:
     """sha256 of texts and labels in their order, so that two reports can be seen to speak of the same rows.
 
     Examples
     --------
-    >>> fingerprint(["a fine film"], [1])[:16]
+    >>> fingerprint(["a fine film"], [Label.of("1")])[:16]
     '5c3e377f028a6f24'
     """
     digest = hashlib.sha256()
-    for pair in zip(texts, labels, strict=True):
-        digest.update(msgspec.json.encode(pair) + b"\n")
+    for text, label in zip(texts, labels, strict=True):
+        digest.update(msgspec.json.encode((text, label.key)) + b"\n")
     return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 from stackc.errors import DataError, DependencyError
 from stackc.nearest import nearest
 from stackc.tasks.data.demo import DEMO
+from stackc.tasks.data.separated import split_commas, split_tabs
 from stackc.tasks.data.table import LABEL_COLUMNS, TEXT_COLUMNS, Table, choose_column
 
 #: Suffixes of the files that `read_file` takes.
@@ -99,21 +99,14 @@ def existing(
 
 def _records(path: Path, source: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of every record that is not blank."""
-    if path.suffix.lower() == ".tsv":
-        options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    else:
-        options = {"strict": True}
+    split = split_tabs if path.suffix.lower() == ".tsv" else split_commas
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, **options)
-            try:
-                for fields in reader:
-                    if fields:
-                        yield reader.line_num, fields
-            except csv.Error as error:
-                raise DataError(f"{source}, line {reader.line_num}: {error}") from error
+            yield from split(file)
     except UnicodeDecodeError as error:
         raise DataError(f"{source} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except ValueError as error:
+        raise DataError(f"{source}, {error}") from error
 
 
 def _read_separated(path: Path, source: str) -> Table:
@@ -160,4 +153,32 @@ def _read_parquet(path: Path, source: str) -> Table:
         table = pyarrow.parquet.read_table(path)
     except ValueError as error:  # pyarrow.ArrowInvalid
         raise DataError(f"{source} is not a parquet file: {error}") from error
-    return Table(source, "row", range(1, table.num_rows + 1), table.to_pydict())
+    names = _class_names((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    return Table(source, "row", range(1, table.num_rows + 1), table.to_pydict(), names)
+
+
+class _Feature(msgspec.Struct):
+    """What the package datasets writes about a column."""
+
+    names: list[str] | None = None
+
+
+class _Features(msgspec.Struct):
+    features: dict[str, msgspec.Raw] = {}
+
+
+class _Metadata(msgspec.Struct):
+    info: _Features = msgspec.field(default_factory=_Features)
+
+
+def _class_names(metadata: bytes) -> dict[str, tuple[str, ...]]:
+    """Names of classes by column, from what the package datasets writes into its parquet files."""
+    names: dict[str, tuple[str, ...]] = {}
+    try:
+        for column, feature in msgspec.json.decode(metadata, type=_Metadata).info.features.items():
+            # Nested features are lists.
+            if bytes(feature).lstrip()[:1] == b"{" and (found := msgspec.json.decode(feature, type=_Feature).names):
+                names[column] = tuple(found)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}  # another package's idea of this key
+    return names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from stackc.errors import DataError, DependencyError
-from stackc.tasks.data.table import LABEL_COLUMNS, Table
+from stackc.tasks.data.table import Table
 
 
 def check_hub(data: str) -> None:
@@ -45,7 +45,6 @@ def read_hub(data: str, subset: str | None, split: str) -> Table:
             f"the data set {name}, split {split!r}, cannot be loaded ({reason}); {data!r} is not a file either"
         ) from error
     columns = {column: rows[column] for column in rows.column_names}
-    classes = next(
-        (names for guess in LABEL_COLUMNS if (names := getattr(rows.features.get(guess), "names", None))), None
-    )
-    return Table(f"{name} ({split})", "row", range(1, len(rows) + 1), columns, tuple(classes) if classes else None)
+    features = {column: getattr(feature, "names", None) for column, feature in rows.features.items()}
+    names = {column: tuple(classes) for column, classes in features.items() if classes}
+    return Table(f"{name} ({split})", "row", range(1, len(rows) + 1), columns, names)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from stackc.errors import DataError
@@ -13,7 +15,68 @@ from stackc.nearest import nearest
 TEXT_COLUMNS = ("sentence", "text", "review")
 LABEL_COLUMNS = ("label", "labels", "target")
 
-_INTEGER = re.compile(r"-?[0-9]+")
+# Longer ones are no numbers of classes. 1.0 is how pandas writes a whole number of a column in which others are missing.
+_INTEGER = re.compile(r"(-?[0-9]{1,15})(\.0*)?")
+
+_LARGEST = 10**15
+
+
+class Label(NamedTuple):
+    """What a source says about the class of a row.
+
+    Attributes
+    ----------
+    text : str
+        The label as it is written, or the name that the source gives to its number.
+    number : int or None
+        The label as a whole number, if it can be read as one.
+    named : bool
+        Whether ``text`` is the name that the source gives to ``number``.
+
+    Examples
+    --------
+    >>> Label.of(" 1.0"), Label.of("good")
+    (Label(text=' 1.0', number=1, named=False), Label(text='good', number=None, named=False))
+    """
+
+    text: str
+    number: int | None
+    named: bool = False
+
+    @classmethod
+    def of(cls, value: str | float, names: Sequence[str] = ()) -> Label:
+        """The label for what stands in a table.
+
+        Parameters
+        ----------
+        value : str, bool, int or float
+            Floats are whole numbers.
+        names : sequence of str
+            Names that the source gives to numbers from 0.
+        """
+        if isinstance(value, str):
+            return cls(value, integer(value))
+        number = int(value)
+        if 0 <= number < len(names):
+            return cls(names[number], number, True)
+        return cls(str(value), number)
+
+    @property
+    def key(self) -> int | str:
+        """The number, or else the text without spaces around it: what rows have in common that say the same."""
+        return self.text.strip() if self.number is None else self.number
+
+
+def integer(text: str) -> int | None:
+    """The whole number that a text is, or None.
+
+    Examples
+    --------
+    >>> integer("-1"), integer(" 2.0 "), integer("2.5"), integer("two")
+    (-1, 2, None, None)
+    """
+    match = _INTEGER.fullmatch(text.strip())
+    return None if match is None else int(match[1])
 
 
 class Table(NamedTuple):
@@ -29,15 +92,15 @@ class Table(NamedTuple):
         Where each row stands in the source, from 1.
     columns : mapping
         Values of every column; None where a row has none.
-    class_names : tuple of str or None
-        Names of the classes that integer labels stand for, where the source says so.
+    class_names : mapping
+        By column, names of the classes that its numbers stand for from 0, where the source says so.
     """
 
     source: str
     unit: str
     places: Sequence[int]
     columns: Mapping[str, Sequence[Any]]
-    class_names: tuple[str, ...] | None = None
+    class_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def place(self, row: int) -> str:
         """Where a row stands, for messages: ``reviews.csv, line 7``."""
@@ -64,8 +127,8 @@ class Table(NamedTuple):
                 raise DataError(f"{self.place(row)}: the text (column {name!r}) {problem}; mend or remove the row")
         return texts
 
-    def labels(self, column: str | None) -> list[int | str]:
-        """The labels of all rows: class numbers, or names of classes.
+    def labels(self, column: str | None) -> list[Label]:
+        """The labels of all rows.
 
         Parameters
         ----------
@@ -75,29 +138,25 @@ class Table(NamedTuple):
         Raises
         ------
         DataError
-            If there is no such column, or a label is missing, hidden (-1), or neither an integer nor a name.
+            If there is no such column, or a label is missing, or neither a whole number nor a name.
         """
         name = choose_column(self.columns, column, "label", LABEL_COLUMNS, self.source)
-        return [self._label(value, row, name) for row, value in enumerate(self.columns[name])]
+        names = self.class_names.get(name, ())
+        return [self._label(value, row, name, names) for row, value in enumerate(self.columns[name])]
 
-    def _label(self, value: Any, row: int, name: str) -> int | str:
-        label: int | str | None = None
-        if isinstance(value, str):
-            stripped = value.strip()
-            label = int(stripped) if _INTEGER.fullmatch(stripped) else stripped or None
-        elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-            label = int(value)
-        elif value is not None:
+    def _label(self, value: Any, row: int, name: str, names: Sequence[str]) -> Label:
+        if (
+            value is None
+            or (isinstance(value, float) and math.isnan(value))
+            or (isinstance(value, str) and not value.strip())
+        ):
+            raise DataError(f"{self.place(row)}: the label (column {name!r}) is missing; mend or remove the row")
+        whole = isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST
+        if not (whole or isinstance(value, str | int)):
             raise DataError(
                 f"{self.place(row)}: the label (column {name!r}) {value!r:.40} is neither an integer nor a name"
             )
-        if label is None:
-            raise DataError(f"{self.place(row)}: the label (column {name!r}) is missing; mend or remove the row")
-        if isinstance(label, int) and label < 0:
-            raise DataError(
-                f"{self.place(row)}: the label is {label}, as in splits whose labels are hidden; choose a labelled split"
-            )
-        return label
+        return Label.of(value, names)
 
 
 def choose_column(columns: Iterable[str], wanted: str | None, key: str, guesses: Sequence[str], source: str) -> str:
