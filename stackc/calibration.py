@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
-from stackc.errors import DataError, ModelError
+from stackc.errors import DataError
+from stackc.forward import as_fed, forward_pass, require_fit
 from stackc.lazy import torch
 from stackc.planes import byte_view
 
@@ -38,6 +39,17 @@ class Calibration(NamedTuple):
                 digest.update(msgspec.json.encode([name, list(value.shape), str(value.dtype)]))
                 digest.update(byte_view(value.contiguous()).data)
         return digest.hexdigest()
+
+    def fitted(self, model: nn.Module) -> Calibration:
+        """The same rows as this model can be fed: see `stackc.forward.as_fed`.
+
+        Raises
+        ------
+        DataError
+            If the model has no position or no embedding for a token.
+        """
+        require_fit(model, self.batches, "the calibration data")
+        return Calibration(tuple(fed for batch in self.batches for fed in as_fed(model, batch)))
 
 
 def calibration_batches(task: Task, reference: Reference, rows: int = DEFAULT_ROWS) -> Calibration:
@@ -131,13 +143,9 @@ def run_model(model: nn.Module, calibration: Calibration) -> Iterator[object]:
     device = torch.device("cpu") if parameter is None else parameter.device
     for batch in calibration.batches:
         inputs = {name: value.to(device) for name, value in batch.items()}
-        try:
-            yield model(**inputs)
-        except (RuntimeError, TypeError, IndexError, ValueError) as error:
-            raise ModelError(
-                f"{type(model).__name__} does not run on the calibration data ({', '.join(inputs)}): "
-                f"{' '.join(str(error).split())}"
-            ) from error
+        with forward_pass(model, "the calibration data", inputs):
+            output = model(**inputs)
+        yield output
 
 
 def find_logits(output: object) -> Tensor | None:

@@ -14,6 +14,7 @@ from stackc.allocation.records import Records, kind_of
 from stackc.allocation.sensitivity import Sensitivity, squared_norm
 from stackc.calibration import Calibration, named_weights, run_model
 from stackc.errors import ModelError
+from stackc.forward import single_rows
 from stackc.lazy import torch
 from stackc.parallel import one_thread_per_operation
 from stackc.progress import Progress
@@ -117,6 +118,7 @@ def fisher_information(
         If the model does not run on the rows, or gives no logits.
     """
     model = reference.build()
+    pool = pool.fitted(model)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stackc-fisher-", ignore_cleanup_errors=True))
         weights = named_weights(model, reference)
@@ -138,7 +140,7 @@ def _drawn(model: nn.Module, pool: Calibration, rows: int) -> list[tuple[dict[st
         for output in run_model(model, pool):
             chances = logits_of(output, model).to(torch.float64).softmax(-1)
             traces.append((1 - chances.square().sum(-1)).reshape(len(chances), -1).sum(1))
-    singles = [single for batch in pool.batches for single in _singles(batch)]
+    singles = [single for batch in pool.batches for single in single_rows(batch)]
     weights = torch.cat(traces)
     if len(weights) != len(singles) or not bool(weights.isfinite().all()) or not float(weights.sum()) > 0:
         raise ModelError(
@@ -151,19 +153,6 @@ def _drawn(model: nn.Module, pool: Calibration, rows: int) -> list[tuple[dict[st
     hits = torch.bincount(torch.searchsorted(ends, places), minlength=len(weights))
     shares = hits / rows * ends[-1] / weights / len(weights)
     return [(singles[row], float(shares[row])) for row in hits.nonzero().reshape(-1).tolist()]
-
-
-def _singles(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The rows of a batch, each as a batch of one, without the padding at its end."""
-    mask = batch.get("attention_mask")
-    for row in range(len(next(iter(batch.values())))):
-        one = {name: value[row : row + 1] for name, value in batch.items()}
-        if mask is not None and mask.ndim == 2:
-            length = int(mask[row].nonzero().max()) + 1 if bool(mask[row].any()) else mask.shape[1]
-            one = {
-                name: value[:, :length] if value.shape[1:2] == mask.shape[1:] else value for name, value in one.items()
-            }
-        yield one
 
 
 class _Collector:

@@ -11,6 +11,7 @@ from stackc.artifact.writer import ArtifactWriter
 from stackc.calibration import named_weights
 from stackc.encode import Walker
 from stackc.errors import ModelError, PlanError
+from stackc.forward import padding_token, require_tokens
 from stackc.healing.batches import Batches
 from stackc.healing.checkpoint import CheckpointFolder
 from stackc.healing.checks import heal_settings, heal_stages
@@ -36,7 +37,7 @@ from stackc.stack import join, stored_planes, with_transforms
 from stackc.transform import Transform
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from stackc.reference import Reference
     from stackc.tasks import Task
@@ -178,8 +179,8 @@ class Healing:
         student = Student(model, places, tensors)
         teacher = self._teacher if heal.teacher is None else open_reference(heal.teacher)
         texts = training_texts(self._task, heal.data, heal.rows, heal.holdout, heal.augmented)
-        rows = self._rows(texts.texts, teacher, plan.recipe.seed, heal, heal.total_steps(len(texts.texts)))
-        held_out = self._rows(texts.held_out, teacher, plan.recipe.seed, heal)
+        rows = self._rows(texts.texts, teacher, model, plan.recipe, index, heal.total_steps(len(texts.texts)))
+        held_out = self._rows(texts.held_out, teacher, model, plan.recipe, index)
         _require_classes(model, rows.logits, teacher, index)
         training = Training(
             heal,
@@ -218,12 +219,21 @@ class Healing:
             walker.apply(stage)
         return Start({path: plane for path, (_, plane) in walker.planes.items()}, walker.inputs)
 
-    def _rows(self, texts: Sequence[str], teacher: Reference, seed: int, heal: Heal, steps: int | None = None) -> Rows:
+    def _rows(
+        self,
+        texts: Sequence[str],
+        teacher: Reference,
+        model: nn.Module,
+        recipe: Recipe,
+        index: int,
+        steps: int | None = None,
+    ) -> Rows:
         """Rows with the teacher's logits, those that are met in so many steps at least."""
         tokenizer = self._reference.tokenizer()
-        pad = getattr(tokenizer, "pad_token_id", None) or 0
         ids = self._task.token_ids(texts, tokenizer)
-        batches = Batches(ids, heal.batch_size, pad, seed)
+        heal = heal_settings(recipe, index)
+        batches = Batches(ids, heal.batch_size, _padding(model, tokenizer, heal, index), recipe.seed)
+        require_tokens(model, max(map(len, ids)), max(map(max, ids)), "the training rows")
         # A short training meets few of the rows, and asking the teacher is what takes long.
         met = range(len(texts)) if steps is None or steps >= len(batches) else batches.met(steps)
         if _same_tokenizer(teacher, self._reference):
@@ -341,6 +351,18 @@ def _accelerator(heal: Heal, index: int) -> Any:
             f"stages[{index}] (heal): precision: {heal.precision} is not to be had here ({' '.join(str(error).split())}); "
             "float32 works everywhere"
         ) from error
+
+
+def _padding(model: nn.Module, tokenizer: Any, heal: Heal, index: int) -> int:
+    """The token that rows of a batch are filled up with."""
+    # A model without a config goes by the attention mask.
+    token = padding_token(model, getattr(tokenizer, "pad_token_id", None) or 0)
+    if token is None and heal.batch_size > 1:
+        raise ModelError(
+            f"stages[{index}] (heal): {type(model).__name__} cannot tell padding from text, so rows of several lengths are no "
+            "batch: write pad_token_id, the token id that fills up, into the model's config.json, or set batch_size: 1 here"
+        )
+    return token or 0
 
 
 def _same_tokenizer(one: Reference, other: Reference) -> bool:

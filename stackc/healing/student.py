@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from stackc.forward import forward_pass
 from stackc.healing.latents import TrainedTensor
 from stackc.lazy import torch
 
@@ -57,7 +58,8 @@ class Student:
         for form, places in self._decoded:
             value = form.value(remember=True)
             state |= dict.fromkeys(places, value)
-        return torch.func.functional_call(self._model, state, (), {**inputs, **options})
+        with forward_pass(self._model, "the training rows", inputs):
+            return torch.func.functional_call(self._model, state, (), {**inputs, **options})
 
     def _embedding(self, weight: nn.Parameter, form: TrainedTensor, places: list[str]) -> nn.Embedding | None:
         """The only embedding that uses a weight, if its rows can be decoded one by one and that pays."""

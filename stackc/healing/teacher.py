@@ -12,6 +12,7 @@ import msgspec
 
 from stackc.cache import cache_folder
 from stackc.errors import ModelError
+from stackc.forward import forward_pass, padding_token, require_tokens
 from stackc.healing.ragged import Ragged
 from stackc.healing.row_cache import Entries, RowCache, row_key, row_keys
 from stackc.lazy import numpy, torch
@@ -83,7 +84,7 @@ def teacher_logits(
     ids : sequence of sequence of int
         Token ids of every row, special tokens included.
     batch_size : int
-        Rows per forward pass; 1 is used if the teacher's tokenizer has no token for padding.
+        Rows per forward pass; 1 is used if the teacher has no token for padding.
     progress : Progress
         Told of the rows that are computed.
     cache : Path, optional
@@ -115,11 +116,12 @@ def teacher_logits(
     places = kept.find(keys)
     missing = int((places < 0).sum())
     if missing:
-        pad = getattr(teacher.tokenizer(), "pad_token_id", None)
+        model = teacher.build().eval()
+        require_tokens(model, int(rows.lengths.max()), int(rows.tokens.max()), "the training rows")
+        pad = padding_token(model, getattr(teacher.tokenizer(), "pad_token_id", None))
         # Models without a padding token cannot tell where a padded text ends.
         batches = _batches(rows.lengths[first], places < 0, batch_size if pad is not None else 1)
         labels = _Labels(keys, missing, file)
-        model = teacher.build().eval()
         try:
             with progress.task("label rows with the teacher", missing) as advance, torch.inference_mode():
                 for batch in batches:
@@ -191,13 +193,9 @@ def _batches(lengths: NDArray[numpy.int64], missing: NDArray[numpy.bool_], size:
 
 
 def _logits(model: nn.Module, inputs: dict[str, Tensor]) -> NDArray[numpy.float32]:
-    try:
+    remedy = "; it is the teacher of heal: give one with the reference's tokenizer, or a smaller max_length"
+    with forward_pass(model, "the training rows", inputs, remedy):
         output: Any = model(**inputs)
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        raise ModelError(
-            f"the teacher {type(model).__name__} does not run on the training rows: {' '.join(str(error).split())}; give a "
-            "teacher with the reference's tokenizer, or a smaller max_length"
-        ) from error
     logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
     if logits is None or logits.dim() != 2:
         raise ModelError(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stackc.errors import ModelError
+from stackc.forward import forward_pass
 from stackc.healing.batches import Batch, Batches
 from stackc.healing.checkpoint import Checkpoints
 from stackc.healing.latents import TrainedTensor
@@ -189,7 +190,11 @@ class Training:
 
     def _hidden_error(self, output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         assert self._reference is not None
-        with torch.no_grad(), self._accelerator.autocast():
+        with (
+            torch.no_grad(),
+            self._accelerator.autocast(),
+            forward_pass(self._reference, "the training rows", inputs),
+        ):
             wanted = self._reference(**inputs, output_hidden_states=True).hidden_states
         seen = inputs["attention_mask"][..., None].to(torch.float32)
         errors = [

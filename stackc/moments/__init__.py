@@ -80,6 +80,7 @@ def second_moments(
         If one of the tensors is the weight of a layer that stores it transposed.
     """
     model = reference.build()
+    calibration = calibration.fitted(model)
     wanted = set(names)
     owners = {id(weight): name for name, weight in named_weights(model, reference).items() if name in wanted}
     layers: dict[str, list[nn.Module]] = {}

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from stackc import statistics
 from stackc.errors import DataError, ModelError
+from stackc.forward import as_fed, forward_pass, require_fit
 from stackc.lazy import torch
 from stackc.tasks.task import Comparison, Evaluation, Outcome, Progress, Score
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_ROWS = "the evaluation rows"
 _NEEDED = "text classification needs a model with a sequence-classification head"
 
 
@@ -54,21 +56,18 @@ class ClassificationEvaluation(Evaluation):
         Raises
         ------
         DataError
-            If a label is not a class of the model.
+            If a label is not a class of the model, or the model has no position or no embedding for a token.
         ModelError
-            If the model is not a sequence classifier.
+            If the model is not a sequence classifier, or does not run on the rows.
         """
         parameter = next(model.parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
         logits: Tensor | None = None
         done, total = 0, len(self.labels)
+        require_fit(model, (batch.inputs for batch in self.batches), _ROWS)
         with _evaluation_mode(model), torch.inference_mode():
             for batch in self.batches:
-                inputs = {key: value.to(device) for key, value in batch.inputs.items()}
-                values = getattr(model(**inputs), "logits", None)
-                if values is None or values.dim() != 2:
-                    raise ModelError(f"{type(model).__name__} gives no logits per class: {_NEEDED}")
-                values = values.to("cpu", torch.float32)
+                values = torch.cat([_logits(model, fed, device) for fed in as_fed(model, batch.inputs)])
                 if logits is None:
                     logits = torch.empty(total, values.shape[1])
                 logits[batch.rows] = values
@@ -144,6 +143,17 @@ class ClassificationEvaluation(Evaluation):
                     f"an outcome of {found.rows} rows x {found.columns} classes does not belong to data of {rows} rows "
                     f"and a reference of {other.columns} classes"
                 )
+
+
+def _logits(model: nn.Module, inputs: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    """float32, on the CPU, shape ``(rows, classes)``."""
+    placed = {key: value.to(device) for key, value in inputs.items()}
+    with forward_pass(model, _ROWS, placed):
+        output = model(**placed)
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        raise ModelError(f"{type(model).__name__} gives no logits per class: {_NEEDED}")
+    return logits.to("cpu", torch.float32)
 
 
 def _predictions(outcome: Outcome) -> Tensor:

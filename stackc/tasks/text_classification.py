@@ -130,12 +130,12 @@ class TextClassification(Task, frozen=True):
         tokenizer : transformers.PreTrainedTokenizerBase
             The reference's tokenizer.
         config : transformers.PretrainedConfig or None
-            The reference's module config: ``num_labels``, ``label2id``, ``max_position_embeddings``.
+            The reference's module config: ``num_labels``, ``id2label``, ``label2id``.
 
         Raises
         ------
         DataError
-            If the data are missing or malformed, hold one class only, or do not fit the model's classes or length.
+            If the data are missing or malformed, hold one class only, or do not fit the model's classes.
         """
         self._need(tokenizer)
         self.check()
@@ -150,11 +150,11 @@ class TextClassification(Task, frozen=True):
                 f"all labels of {cause}{table.source} are {raw[0].key!r}; accuracy means nothing with one class only"
             )
         ids = self.token_ids(texts, tokenizer)
-        longest = max(map(len, ids))
-        positions = getattr(config, "max_position_embeddings", None)
-        if isinstance(positions, int) and longest > positions:
+        shortest = min(range(len(ids)), key=lambda row: len(ids[row]))
+        if not ids[shortest]:
             raise DataError(
-                f"a text has {longest} tokens, the model {positions} positions: set 'max_length: {positions}' or less"
+                f"{table.place(shortest)}: the tokenizer makes no token of the text {texts[shortest]!r:.40}; mend or remove "
+                "the row"
             )
         counts = Counter(label.key for label in raw)
         description = {
@@ -219,12 +219,18 @@ class TextClassification(Task, frozen=True):
         Raises
         ------
         DataError
-            If there is no tokenizer.
+            If there is no tokenizer, or it fails.
         """
         self._need(tokenizer)
         if not texts:
             return []
-        encoded = tokenizer(list(texts), truncation=True, max_length=self.max_length, verbose=False)
+        try:
+            encoded = tokenizer(list(texts), truncation=True, max_length=self.max_length, verbose=False)
+        except Exception as error:  # the package tokenizers raises plain ones
+            raise DataError(
+                f"the tokenizer fails on the texts of {self.data}: {' '.join(str(error).split())}; give the tokenizer that the "
+                "model was trained with"
+            ) from error
         return [list(ids) for ids in encoded["input_ids"]]
 
     def calibration_inputs(self, rows: int, tokenizer: Any) -> list[Mapping[str, Tensor]]:
@@ -267,7 +273,7 @@ class TextClassification(Task, frozen=True):
     def _batches(self, texts: list[str], ids: list[list[int]], tokenizer: Any) -> Iterator[Batch]:
         """Batches of texts of about the same length, so that little is spent on padding; longest first."""
         order = sorted(range(len(texts)), key=lambda row: -len(ids[row]))
-        # Models without a padding token cannot tell where a padded text ends.
+        # What the model makes of padding is a matter of `stackc.forward.as_fed`.
         size = self.batch_size if tokenizer.pad_token is not None else 1
         for start in range(0, len(order), size):
             rows = order[start : start + size]

@@ -191,9 +191,12 @@ def test_a_cache_that_cannot_be_written_is_no_error(teacher: Reference, tmp_path
 
 def test_teachers_that_do_not_fit_say_so(teacher: Reference, tmp_path: Path):
     with pytest.raises(
-        ModelError, match=r"BertForSequenceClassification does not run on the training rows: .*tokenizer"
+        DataError,
+        match=r"the training rows hold the token id 9999, and BertForSequenceClassification has embeddings for",
     ):
         _ask(teacher, [[2, 9999, 3]])
+    with pytest.raises(DataError, match="a text has 65 tokens, the model 64 positions"):
+        _ask(teacher, [[2] * 65])
     with pytest.raises(DataError, match="row 1 has no tokens"):
         _ask(teacher, [[]])
 

@@ -249,7 +249,7 @@ def test_one_class_is_no_evaluation(tmp_path: Path, tokenizer) -> None:
 def test_texts_beyond_the_positions_of_the_model_are_refused(tmp_path: Path, tokenizer, model) -> None:
     data = write(tmp_path / "long.tsv", [("film " * 80, 0), ("a story", 1)])
     with pytest.raises(DataError, match="a text has 82 tokens, the model 64 positions: set 'max_length: 64' or less"):
-        TextClassification(data=data, max_length=100).prepare(tokenizer, model.config)
+        TextClassification(data=data, max_length=100).prepare(tokenizer, model.config).measure(model)
     TextClassification(data=data, max_length=64).prepare(tokenizer, model.config).measure(model)
 
 
