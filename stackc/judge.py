@@ -89,11 +89,12 @@ def prepare_judge(task: Task, reference: Reference, progress: Progress) -> Judge
     DataError
         If the data of the task is missing, or does not fit the model.
     ModelError
-        If the reference has no architecture.
+        If the reference has no architecture, or one that the task cannot judge.
     """
     task.check()
     if isinstance(task, NoTask):  # which also judges references that cannot be built
         return None
     model = reference.build()
+    task.check_model(model)
     evaluation = task.prepare(reference.tokenizer(), getattr(model, "config", None))
     return None if evaluation is None else Judge(evaluation, model, reference, progress)

@@ -30,6 +30,12 @@ def expand_braces(pattern: str) -> list[str]:
 def _compiled(pattern: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str] | None], ...]:
     """Globs for the tensor and the plane, for every way to read the pattern: names of tensors may hold slashes too."""
     compiled: list[tuple[re.Pattern[str], re.Pattern[str] | None]] = []
+    # A glob that is the name of a tensor, letter for letter, means it: `layers[0].w` is no set of characters to people.
+    literal = pattern.split("/")
+    for cut in range(1, len(literal)):
+        tensor, plane = "/".join(literal[:cut]), "/".join(literal[cut:])
+        compiled.append((re.compile(re.escape(tensor) + r"\Z"), re.compile(fnmatch.translate(plane))))
+    compiled.append((re.compile(re.escape(pattern) + r"\Z"), None))
     for alternative in expand_braces(pattern):
         parts = alternative.split("/")
         for cut in range(1, len(parts)):
@@ -42,7 +48,7 @@ def _compiled(pattern: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str] | No
 def matches_one(pattern: str, tensor: str, path: str) -> bool:
     """Whether one glob, without ``!``, matches the plane at ``path`` of a tensor.
 
-    The part behind the slash is held against the whole path and against its last name. Without a slash the glob
+    The name of a tensor matches that tensor, whatever it is made of. The part behind the slash is held against the whole path and against its last name. Without a slash the glob
     matches every plane of the tensor.
 
     Examples
@@ -51,6 +57,8 @@ def matches_one(pattern: str, tensor: str, path: str) -> bool:
     (True, True)
     >>> matches_one("*/scores", "a.weight", "")
     False
+    >>> matches_one("layers[0].w", "layers[0].w", ""), matches_one("layers[01].w", "layers0.w", "")
+    (True, True)
     """
     name = path.rpartition("/")[2]
     for tensor_glob, plane_glob in _compiled(pattern):

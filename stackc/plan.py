@@ -290,7 +290,10 @@ def _train(
 
 def _require_named(stage: Stage, index: int, growing: Sequence[_Growing], tried: Sequence[_Tried]) -> None:
     """Refuse a recipe that names a plane without wildcards which is not there or does not fit."""
-    for pattern in filter(is_literal, stage.on):
+    names = {name for tensor in growing for name in tensor.names}
+    for pattern in stage.on:
+        if not (is_literal(pattern) or pattern in names):
+            continue
         named = [one for one in tried if matches([pattern], one.tensor.names, one.path)]
         if any(one.refusal is None for one in named):
             continue

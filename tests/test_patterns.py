@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stackc.patterns import expand_braces, is_literal, matches, matches_one
 
@@ -51,6 +53,14 @@ def test_braces(pattern: str, expanded: list[str]) -> None:
         ("a/{codes,scale}", "a", "mask", False),
         ("{a,b}.weight", "b.weight", "", True),
         ("A.weight", "a.weight", "", False),
+        # a name is its own glob
+        ("layers[0].w", "layers[0].w", "", True),
+        ("layers[0].w", "layers0.w", "", True),
+        ("layers[0].w", "layers[1].w", "", False),
+        ("layers[0].w/codes", "layers[0].w", "values/codes", True),
+        ("layers[0].w/codes", "layers[0].w", "values/scale", False),
+        ("{a,b}.w", "{a,b}.w", "", True),
+        ("a/b[0]/codes", "a/b[0]", "codes", True),
         # names of tensors may hold slashes
         ("encoder/w", "encoder/w", "", True),
         ("encoder/w/codes", "encoder/w", "codes", True),
@@ -88,3 +98,10 @@ def test_patterns_select_by_any_name_and_exclusion_wins(
 def test_wild_patterns_are_not_literal(pattern: str) -> None:
     assert not is_literal(pattern)
     assert is_literal("a.b/c")
+
+
+@given(st.text(st.sampled_from(list("ab.[]{},*?!/0-")), min_size=1, max_size=12).filter(lambda name: name[0] != "!"))
+def test_every_name_selects_its_tensor(name: str) -> None:
+    assert matches([name], [name], "")
+    assert matches([f"{name}/codes"], [name], "codes")
+    assert not matches(["*", f"!{name}"], [name], "")

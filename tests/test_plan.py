@@ -289,3 +289,16 @@ def test_only_side_information_is_left_alone() -> None:
     # Values that are pruned once are no side information: a second prune goes on with them.
     planned = plan({"use": "prune", "on": "layer.weight", "rows": 0.5}, {"use": "prune", "sparsity": 0.5})
     assert stacks(planned)["layer.weight"] == "prune(mask: raw, values: prune(mask: raw, values: raw), fallback: raw)"
+
+
+def test_a_name_with_brackets_is_a_name() -> None:
+    specs = {"layers[0].w": PlaneSpec((4, 4), "float32"), "layers[0].b": PlaneSpec((4,), "float32")}
+
+    def planned(on: Any, **fields: Any) -> Plan:
+        return plan_recipe(recipe_from({"stages": [{"use": "seed", "rank": 1, "on": on, **fields}]}), specs)
+
+    assert [tensor.name for tensor, _, _ in planes_of_stage(planned("layers[0].w"), 0)] == ["layers[0].w"]
+    with pytest.raises(PlanError, match=r"does not fit layers\[0\]\.b"):
+        planned(["layers[0].w", "layers[0].b"])
+    with pytest.raises(PlanError, match=r"matches no tensor of the model, did you mean 'layers\[0\]\.w'"):
+        planned("layer[0].w")

@@ -27,6 +27,10 @@ _COMPARED = (
 )
 
 
+#: What tells the folder of a model from that of a run.
+_CONFIG = "config.json"
+
+
 class _Subject(NamedTuple):
     """A model to evaluate, and the tokenizer that came with it."""
 
@@ -36,7 +40,10 @@ class _Subject(NamedTuple):
 
 
 def evaluate(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A .stackc file, or a model folder, file or id.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="A .stackc file, the folder of a run, or a model folder, file or id."),
+    ],
     task: Annotated[
         str, typer.Option(help="A task name, a YAML mapping, or a data file to classify.", show_default=False)
     ],
@@ -61,6 +68,8 @@ def evaluate(
     with showing_progress(quiet=quiet) as progress:
         subject = _open(target)
         other = None if reference is None else _open(reference)
+        for model in (subject.model, *(() if other is None else (other.model,))):
+            judge.check_model(model)
         chosen = (
             _load_tokenizer(tokenizer) if tokenizer is not None else subject.tokenizer or (other and other.tokenizer)
         )
@@ -95,31 +104,45 @@ def _open(name: str) -> _Subject:
     from stackc.artifact.reader import Artifact
     from stackc.reference import open_reference
 
-    if _is_artifact(Path(name)):
-        with Artifact(name) as artifact:
+    file = _artifact(name)
+    if file is not None:
+        with Artifact(file) as artifact:
             return _Subject(name, artifact.build(), artifact.tokenizer())
     reference = open_reference(name)
     return _Subject(name, reference.build(), reference.tokenizer())
 
 
-def _is_artifact(path: Path) -> bool:
-    """By its name or its first bytes, so that a renamed file and a damaged one are both recognised."""
-    from stackc.artifact.container import MAGIC
+def _artifact(name: str) -> Path | None:
+    """The compressed model that is meant, in the folder of a run too; None if it is another model.
 
+    By its name or its first bytes, so that a renamed file and a damaged one are both recognised.
+    """
+    from stackc.artifact.container import MAGIC
+    from stackc.runner import ARTIFACT_NAME
+
+    path = Path(name).expanduser()
+    if path.is_dir():
+        is_run = (path / ARTIFACT_NAME).is_file() and not (path / _CONFIG).is_file()
+        return path / ARTIFACT_NAME if is_run else None
     if path.suffix == ".stackc":
-        return True
+        return path
     if not path.is_file():
-        return False
+        return None
     with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+        return path if file.read(len(MAGIC)) == MAGIC else None
 
 
 def _load_tokenizer(source: str) -> Any:
+    from stackc.artifact.reader import Artifact
     from stackc.errors import ModelError
     from stackc.reference import load_tokenizer, open_reference
 
-    path = Path(source).expanduser()
-    found = load_tokenizer(path) if path.is_dir() else open_reference(source).tokenizer()
+    path, file = Path(source).expanduser(), _artifact(source)
+    if file is not None:
+        with Artifact(file) as artifact:
+            found = artifact.tokenizer()
+    else:
+        found = load_tokenizer(path) if path.is_dir() else open_reference(source).tokenizer()
     if found is None:
         raise ModelError(f"{source} holds no tokenizer files such as tokenizer.json or vocab.txt")
     return found

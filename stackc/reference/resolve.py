@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from stackc.errors import DependencyError, ModelError, StackcError
 from stackc.lazy import torch
 from stackc.nearest import nearest
+from stackc.reference.foreign import advice
 from stackc.reference.module import ModuleReference
 from stackc.reference.reference import Reference
 from stackc.reference.safetensors_file import SafetensorsReference
@@ -105,7 +106,7 @@ def _demo(name: str) -> Reference:
 
 def _file(path: Path, name: str) -> Reference:
     if path.suffix != ".safetensors":
-        raise ModelError(f"{name} is not a model: give a .safetensors file or the folder of a Hugging Face model")
+        raise ModelError(f"{name} {advice(path)}")
     return SafetensorsReference.open(path, name)
 
 

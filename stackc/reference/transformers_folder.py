@@ -11,6 +11,7 @@ import msgspec
 
 from stackc.errors import ModelError
 from stackc.reference.building import build_transformers, refuse_quantised
+from stackc.reference.foreign import advice, foreign_weights
 from stackc.reference.reference import Kind, Reference, distinct, listing, require_known
 from stackc.reference.safetensors_file import StoredTensor, read_chunks, read_header, read_tensor
 from stackc.reference.tokenizers import load_tokenizer, tokenizer_files
@@ -95,11 +96,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError as error:
-        remedy = (
-            f"give the file {folder / _WEIGHTS} itself to measure sizes and weight errors only"
-            if (folder / _WEIGHTS).is_file()
-            else "give a folder that save_pretrained() wrote"
-        )
+        foreign = foreign_weights(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
+        if (folder / _WEIGHTS).is_file():
+            remedy = f"give the file {folder / _WEIGHTS} itself to measure sizes and weight errors only"
+        elif foreign is not None:
+            remedy = f"{foreign} {advice(folder / foreign)}"
+        else:
+            remedy = "give a folder that save_pretrained() wrote"
         raise ModelError(f"{folder} is not a Hugging Face model folder, it has no {_CONFIG}: {remedy}") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -121,6 +124,9 @@ def _stored(folder: Path) -> dict[str, tuple[Path, StoredTensor]]:
             "model = AutoModel.from_pretrained(folder) of your architecture and model.save_pretrained(new_folder, "
             "safe_serialization=True)"
         )
+    foreign = foreign_weights(entry.name for entry in folder.iterdir())
+    if foreign is not None:
+        raise ModelError(f"{folder} has neither {_WEIGHTS} nor {_INDEX}; {foreign} {advice(folder / foreign)}")
     raise ModelError(f"{folder} has neither {_WEIGHTS} nor {_INDEX}: write it with model.save_pretrained(folder)")
 
 

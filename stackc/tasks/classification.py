@@ -20,6 +20,37 @@ _ROWS = "the evaluation rows"
 _NEEDED = "text classification needs a model with a sequence-classification head"
 
 
+#: Ends of the names of transformers' classes that give no logits per class, and what they are.
+_OTHER_HEADS = (
+    (("ForCausalLM", "LMHeadModel"), "it is a language model, which says the next token"),
+    (("ForMaskedLM", "ForPreTraining"), "it is a language model, which says the masked tokens"),
+    (("ForConditionalGeneration",), "it writes text"),
+    (("ForTokenClassification",), "it classifies tokens"),
+    (("ForQuestionAnswering",), "it marks answers in a text"),
+    (("Model",), "it has no head at all"),
+)
+
+
+def require_head(model: nn.Module) -> None:
+    """Refuse a model of transformers whose class says that it gives no logits per class.
+
+    Raises
+    ------
+    ModelError
+        With what the model does instead, and what works.
+    """
+    name = type(model).__name__
+    if not type(model).__module__.startswith("transformers."):
+        return  # names mean nothing there
+    for ends, instead in _OTHER_HEADS:
+        if name.endswith(ends):
+            raise ModelError(
+                f"{name} has no classification head: {instead}, and text-classification cannot judge it; give a model that "
+                "was fine-tuned with AutoModelForSequenceClassification, or compress it without a task (task: none, or "
+                "--no-eval), which measures sizes and weight errors"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Tokenised texts and the numbers of their rows."""

@@ -195,6 +195,17 @@ class Task(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown_fiel
             If an optional package is needed; the message names the extra to install.
         """
 
+    def check_model(self, model: nn.Module) -> None:
+        """Find out before the data are read whether the task can judge a model of this kind at all.
+
+        Without an implementation of its own a task takes every model, and says what is wrong when it runs.
+
+        Raises
+        ------
+        ModelError
+            If it cannot; the message names the kind of model and what works.
+        """
+
     @abc.abstractmethod
     def prepare(self, tokenizer: Any, config: Any) -> Evaluation | None:
         """Read and tokenise the evaluation split; None if the task measures nothing.

@@ -13,13 +13,13 @@ from stackc.calibration import spread
 from stackc.errors import DataError
 from stackc.lazy import torch
 from stackc.tasks import data as sources
-from stackc.tasks.classification import Batch, ClassificationEvaluation
+from stackc.tasks.classification import Batch, ClassificationEvaluation, require_head
 from stackc.tasks.labels import class_numbers
 from stackc.tasks.phrases import whole_texts
 from stackc.tasks.task import Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _DEFAULT_SPLIT = "test"
 
@@ -121,6 +121,16 @@ class TextClassification(Task, frozen=True):
         if self.train is None and sources.kind_of(self.data) == "demo" and self.split != "train":
             return "train"
         return self.train
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse models of transformers that have no sequence-classification head.
+
+        Raises
+        ------
+        ModelError
+            If it has another head, or none.
+        """
+        require_head(model)
 
     def prepare(self, tokenizer: Any, config: Any) -> ClassificationEvaluation:
         """Read, check and tokenise the evaluation split.

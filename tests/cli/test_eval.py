@@ -9,6 +9,7 @@ import pytest
 
 from stackc.report import read_report
 from tests.cli.conftest import Invoke
+from tests.helpers.tiny import VOCABULARY, tiny_classifier
 
 
 def test_the_score_is_that_of_the_run(stackc: Invoke, artifact: Path, classifier: Path, reviews: Path) -> None:
@@ -72,3 +73,37 @@ def test_wrong_tasks_are_one_sentence(stackc: Invoke, classifier: Path, task: st
     assert result.exit_code == 1
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_folder_of_a_run_is_its_file(stackc: Invoke, artifact: Path, classifier: Path, reviews: Path) -> None:
+    folder = artifact.parent
+    whole = stackc("eval", artifact, "--task", reviews, "--json")
+    found = stackc("eval", folder, "--task", reviews, "--reference", classifier, "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["score"]["value"] == json.loads(whole.stdout)["score"]["value"]
+    other = stackc("eval", classifier, "--task", reviews, "--reference", folder, "--tokenizer", folder, "--json")
+    assert other.exit_code == 0, other.output
+    assert json.loads(other.stdout)["reference"]["value"] == json.loads(whole.stdout)["score"]["value"]
+
+
+def test_a_model_without_a_classification_head_is_told_so(stackc: Invoke, tmp_path: Path, reviews: Path) -> None:
+    import transformers
+
+    from stackc.reference.building import quiet_transformers
+
+    named = tmp_path / "named.tsv"
+    named.write_text(reviews.read_text().replace("\t1\n", "\tpositive\n").replace("\t0\n", "\tnegative\n"))
+    small = {"vocab_size": len(VOCABULARY), "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 24}
+    with quiet_transformers():
+        folder = tiny_classifier(tmp_path / "causal")
+        transformers.GPT2LMHeadModel(transformers.GPT2Config(**small)).save_pretrained(folder)
+    (tmp_path / "r.yaml").write_text(f"task: {{name: text-classification, data: {named}}}\nstages: [zstd]\n")
+    for arguments in (
+        ("eval", folder, "--task", named),
+        ("run", tmp_path / "r.yaml", "-m", folder, "-o", tmp_path / "o"),
+    ):
+        refused = stackc(*arguments)
+        assert refused.exit_code == 1
+        assert "GPT2LMHeadModel has no classification head: it is a language model" in refused.stderr
+        assert "LABEL_0" not in refused.stderr
+    assert stackc("run", tmp_path / "r.yaml", "-m", folder, "-o", tmp_path / "o", "--no-eval").exit_code == 0

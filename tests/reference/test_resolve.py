@@ -140,9 +140,9 @@ def test_paths_that_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"pytorch_model.bin is not a model: give a .safetensors file"):
-        open_reference(tmp_path / "pytorch_model.bin")
+    (tmp_path / "notes.txt").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"notes.txt is not a model: give a .safetensors file"):
+        open_reference(tmp_path / "notes.txt")
 
 
 def test_hub_ids_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,3 +233,31 @@ def test_what_a_factory_prints_stays_out_of_standard_output(
     assert printed.err == "imported\nmade\n"
     with pytest.raises(ModelError, match="failed: SystemExit: 3"):
         open_reference("my_noisy_models:leave")
+
+
+@pytest.mark.parametrize(
+    ("name", "works"),
+    [
+        ("model.pth", r"a pickle, .*save_file\(torch.load\('model.pth', weights_only=True\), 'model.safetensors'\)"),
+        ("model.PT", "a pickle"),
+        ("last.ckpt", "a pickle"),
+        ("pytorch_model.bin", "a pickle"),
+        ("model-q4.gguf", "gguf_file='model-q4.gguf'"),
+        ("model.onnx", "give the model that it was exported from"),
+        ("tf_model.h5", "from_tf=True"),
+        ("flax_model.msgpack", "from_flax=True"),
+        ("model.stackc", "'stackc decode model.stackc' writes a folder"),
+        ("config.json", "give the folder that it is in"),
+    ],
+)
+def test_files_of_other_kinds_say_what_works(tmp_path: Path, name: str, works: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"never opened")
+    with pytest.raises(ModelError, match=f"{name} .*{works}"):
+        open_reference(path)
+    if name != "config.json":
+        with pytest.raises(ModelError, match=f"has no config.json: .*{works}"):
+            open_reference(tmp_path)
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+        with pytest.raises(ModelError, match="pickle" if name == "pytorch_model.bin" else f"{name} .*{works}"):
+            open_reference(tmp_path)
