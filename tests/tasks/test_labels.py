@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stackc.errors import DataError, RecipeError
-from stackc.recipe.document import parse_document
+from stackc.recipe.document import dump_document, parse_document
 from stackc.recipe.parse import parse_recipe
 from stackc.recipe.schema import recipe_schema
 from stackc.tasks.data.table import Label
@@ -192,6 +192,13 @@ class TestRecipe:
         recipe = f"task:\n  name: text-classification\n  data: a.tsv\n  labels: {text}\nstages: [zstd]\n"
         with pytest.raises(RecipeError, match=message):
             parse_recipe(parse_document(recipe, "r.yaml"))
+
+    def test_a_lock_file_keeps_it(self) -> None:
+        """Words that another reader of YAML takes for something else included."""
+        labels = {"1": 0, "no": "1", "1.0": 2, "~": 0, "very good": "positive"}
+        task = {"name": "text-classification", "data": "a.tsv", "labels": labels}
+        text = dump_document({"task": task, "stages": ["zstd"]})
+        assert parse_recipe(parse_document(text, "recipe.lock.yaml")).task == task
 
     def test_the_schema_knows_it(self) -> None:
         """So that editors complete it."""
