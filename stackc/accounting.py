@@ -7,7 +7,11 @@ from collections.abc import Mapping
 import msgspec
 
 from stackc.artifact.reader import Artifact
+from stackc.companions import LEFT_BEHIND, is_kept
 from stackc.report import ByteRow
+
+#: Name of the row of files that are kept with every model.
+COMPANIONS = "companions"
 
 _ROLES = ("payload", "side", "tables", "container", "bundle")
 
@@ -53,8 +57,10 @@ def byte_rows(artifact: Artifact, entropy_bits: Mapping[tuple[str, str], float] 
             if tables:
                 add("tables", "", planned.packer.name, 1, tables, None)
     add("container", "", "", 1, artifact.container_bytes, None)
-    for size in artifact.bundled.values():
-        add("bundle", "", "zstd", 1, size, None)
+    for name, size in artifact.bundled.items():
+        # What every model keeps is a part of any file, as the manifest is; a tokenizer is there because somebody asked.
+        kind = ("container", COMPANIONS) if is_kept(name) or name == LEFT_BEHIND else ("bundle", "")
+        add(*kind, "zstd", 1, size, None)
     rows = [
         ByteRow(
             role=role,

@@ -39,7 +39,7 @@ class EncodedModel(NamedTuple):
     lossless_bytes : int
         What a file without loss would have.
     weights_bytes : int
-        Of the last file without anything that is bundled.
+        Of the last file without the tokenizer.
     self_contained_bytes : int or None
         Of the last file with the tokenizer; None if there is none.
     peaks : dict
@@ -92,7 +92,7 @@ def encode_model(
         In one sentence, with stage and tensor.
     """
     first = len(plan.stages) - len(paths)
-    files = reference.tokenizer_contents()
+    kept, tokenizer = reference.companion_contents(), reference.tokenizer_contents()
     seconds = [0.0] * len(plan.stages)
     entropy: dict[tuple[str, str], float] = {}
     lossless_bytes = 0
@@ -130,13 +130,13 @@ def encode_model(
                 packers.setdefault(stage, {}).update(chosen)
             advance(encoded.plan.spec.nbytes)
         final = writers[-1]
-        weights_bytes = final.projected_bytes({})
+        weights_bytes = final.projected_bytes(kept)
         lossless_bytes += weights_bytes - final.payload_bytes  # a lossless file needs a container too
-        self_contained_bytes = final.projected_bytes(files) if files else None
-        if "tokenizer" in plan.recipe.bundle:
-            for writer in writers:
-                for name, content in files.items():
-                    writer.add_file(name, content)
+        self_contained_bytes = final.projected_bytes(kept | tokenizer) if tokenizer else None
+        files = kept | tokenizer if "tokenizer" in plan.recipe.bundle else kept
+        for writer in writers:
+            for name, content in files.items():
+                writer.add_file(name, content)
         sizes = [writer.finish() for writer in writers]
     return EncodedModel(
         sizes, seconds, entropy, lossless_bytes, weights_bytes, self_contained_bytes, meter.peaks, packers

@@ -103,7 +103,7 @@ def compress_to_file(
     with clock.measure("fingerprint"):
         model_fingerprint = reference.fingerprint()
     check_locked_reference(recipe, reference.source, model_fingerprint)
-    notes: list[str] = []
+    notes: list[str] = [*reference.notes]
     if evaluate and reference.kind == "safetensors" and task.name != NoTask.name:
         evaluate = False
         notes.append(
@@ -122,7 +122,9 @@ def compress_to_file(
         with clock.measure("settle"):
             weights = stage_weights(plan, task, reference)
         with clock.measure("allocate"):
-            bundled = reference.tokenizer_contents() if "tokenizer" in recipe.bundle else {}
+            bundled = reference.companion_contents()
+            if "tokenizer" in recipe.bundle:
+                bundled |= reference.tokenizer_contents()
             allocation = stack.enter_context(
                 allocating(
                     plan,
@@ -189,6 +191,7 @@ def compress_to_file(
             sha256=digest,
             weights_bytes=encoded.weights_bytes,
             self_contained_bytes=encoded.self_contained_bytes,
+            left_behind=list(reference.left_behind),
             ratio=model.bytes / size,
             ratio_to_fp16=model.fp16_bytes / size,
             ratio_to_lossless=model.lossless_bytes / size,

@@ -70,11 +70,13 @@ class ByteRow(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     role : str
         ``payload`` (coded values), ``side`` (scales, masks, bases, means), ``tables`` (a packer's own tables and
-        headers), ``container`` (header and manifest) or ``bundle`` (tokenizer).
+        headers), ``container`` (header and manifest, and the ``companions`` that every model keeps) or ``bundle``
+        (tokenizer).
     plane : str
-        Name of the planes (``codes``), empty for tensors stored as they are and for the container.
+        Name of the planes (``codes``), ``companions`` for files such as a generation config, empty for tensors stored as
+        they are, for the manifest and for a tokenizer.
     packer : str
-        Who packed them; empty for the container.
+        Who packed them; empty for the manifest.
     count : int
         Number of planes, or of files.
     bytes : int
@@ -112,7 +114,8 @@ class FileSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The artifact.
 
     ``weights_bytes`` is the file's size without a tokenizer, ``self_contained_bytes`` with it (None if the reference
-    has none); one of the two is ``bytes``.
+    has none); one of the two is ``bytes``. ``left_behind`` names the files of the model's folder that are neither weights
+    nor tokenizer and are not in the artifact.
     """
 
     name: str
@@ -123,6 +126,7 @@ class FileSummary(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float
     ratio_to_fp16: float
     ratio_to_lossless: float
+    left_behind: list[str] = []
 
 
 class AllocationSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -339,7 +339,7 @@ def _agreement_cell(score: Score | None) -> str:
 
 def _plane_label(row: ByteRow) -> str:
     if row.role == "container":
-        return _CONTAINER
+        return row.plane or _CONTAINER
     if row.role == "bundle":
         return _BUNDLE
     # A tensor without a transform is its own plane; tables are summed over planes.

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from stackc.companions import may_be_bundled
 from stackc.errors import ArtifactError, ModelError
 from stackc.spec import ITEM_BYTES, PlaneSpec
 
@@ -125,7 +126,8 @@ def _problem(manifest: Manifest) -> str | None:
         return "a length is negative"
     if any(min(sizes) < 0 for sizes in manifest.bundle.values()):
         return "a bundled file has a negative length"
-    # A reader may write these files to a folder of its choice, and nowhere else.
-    if any(name in ("", ".", "..") or {*name} & {"/", "\\", "\0"} for name in manifest.bundle):
-        return "the name of a bundled file is not a plain file name"
+    # What is bundled is written beside the decoded model: data of a list of names, and nothing that stands in for the model.
+    foreign = next((name for name in manifest.bundle if not may_be_bundled(name)), None)
+    if foreign is not None:
+        return f"it bundles {foreign[:80]!r}, which is not the name of a tokenizer file or another companion of a model"
     return None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from stackc.artifact.container import CheckedPayload, decompress, read_manifest
 from stackc.artifact.manifest import KINDS, Manifest, decode_manifest
+from stackc.companions import GENERATION, LEFT_BEHIND, is_tokenizer_file, read_names, without_code
 from stackc.errors import ArtifactError, DependencyError, SpecError
 from stackc.nearest import nearest
 from stackc.packer import Packer
@@ -231,6 +232,28 @@ class Artifact(Mapping[str, "Tensor"]):
                 f"{self.path.name} is damaged: the bundled {name} does not decompress: {error}"
             ) from error
 
+    def companion_files(self) -> dict[str, bytes]:
+        """What belongs beside the decoded model: every bundled file by name, without references to code.
+
+        Raises
+        ------
+        ArtifactError
+            If one is damaged.
+        StackcError
+            If one asks for foreign classes.
+        """
+        return {name: without_code(name, self.bundled_file(name)) for name in self.bundled if name != LEFT_BEHIND}
+
+    @property
+    def left_behind(self) -> list[str]:
+        """Files of the original folder that shape the model and are not in this file, as code and adapters do."""
+        if LEFT_BEHIND not in self.manifest.bundle:
+            return []
+        try:
+            return read_names(self.bundled_file(LEFT_BEHIND))
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(f"{self.path.name} is damaged: the bundled {LEFT_BEHIND}: {error}") from error
+
     def state_dict(self, workers: int | None = None) -> dict[str, Tensor]:
         """All tensors, decoded in parallel; tied names share one tensor."""
         from stackc.parallel import map_ordered
@@ -256,14 +279,15 @@ class Artifact(Mapping[str, "Tensor"]):
                 f"{self.path.name} holds tensors without an architecture (its reference was a {self.kind}); "
                 "load its state_dict() into your own module, or decode it to safetensors"
             )
-        return build_transformers(self.config, self.state_dict())
+        generation = self.bundled_file(GENERATION) if GENERATION in self.bundled else None
+        return build_transformers(self.config, self.state_dict(), generation)
 
     def tokenizer(self) -> Any | None:
         """The bundled tokenizer, or None."""
         from stackc.reference import tokenizer_from_files
 
-        files = {name: self.bundled_file(name) for name in self.bundled}
-        return tokenizer_from_files(files, self.config) if files else None
+        files = {name: self.bundled_file(name) for name in self.bundled if is_tokenizer_file(name)}
+        return tokenizer_from_files(files, self.config)
 
     def close(self) -> None:
         """Close the file; tensors can no longer be read."""

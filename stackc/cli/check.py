@@ -61,7 +61,7 @@ def check(
     check_heal(parsed)
     plan = plan_recipe(parsed, reference.specs, reference.ties, locked_choices(parsed))
     found = find_task(parsed.task)
-    result = checked(plan, model=reference.source, task=found.name)
+    result = checked(plan, model=reference.source, task=found.name, notes=reference.notes)
     if as_json:
         found.check()
         require_controls(parsed, reference, found)
@@ -122,6 +122,7 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
         say(console, f"run under {result.seeds} seeds; the file is that of the first")
     if result.controls:
         say(console, f"compared with {plural(len(result.controls), 'control')}: {', '.join(result.controls)}")
+    say(console, *(f"note: {printable(note)}" for note in result.notes))
     if verbose:
         console.print()
         console.print(_tensors(result))

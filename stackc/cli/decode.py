@@ -49,6 +49,13 @@ def decode(
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to copy the tokenizer from if the file holds none.")
     ] = None,
+    companions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The original model's folder: copy from it whatever lies beside the weights and is not in the file, code too.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -57,7 +64,8 @@ def decode(
     from stackc.cli.progress import showing_progress
     from stackc.cli.terminal import output as results
     from stackc.cli.terminal import say
-    from stackc.humanise import plural, size_text
+    from stackc.companions import is_tokenizer_file
+    from stackc.humanise import plural, printable, size_text
     from stackc.parallel import map_ordered
 
     file = artifact_path(file)
@@ -66,7 +74,7 @@ def decode(
         target = output or Path(file.stem if as_folder else f"{file.stem}{_SUFFIX}")
         extra: dict[str, bytes | Path] = {}
         if as_folder:
-            extra = dict(_tokenizer(tokenizer, {name: artifact.bundled_file(name) for name in artifact.bundled}))
+            extra = {**artifact.companion_files(), **_from_folders(tokenizer, companions)}
         _check_target(target, as_folder, overwrite, {_WEIGHTS, _CONFIG, *extra})
         with (
             showing_progress(quiet=quiet) as progress,
@@ -83,12 +91,12 @@ def decode(
             _write_folder(target, artifact.config, state, extra)
         else:
             _write_file(target, state)
-        size = artifact.nbytes
+        size, missing = artifact.nbytes, [name for name in artifact.left_behind if name not in extra]
     if not quiet:
-        held = f", {', '.join(extra)}" if extra else ""
+        held = f", {', '.join(map(printable, extra))}" if extra else ""
         say(results(), f"{target}: {plural(len(state), 'tensor')} ({size_text(size)}){held}")
-        if as_folder and artifact.config is not None and not extra:
-            say(results(), "no tokenizer: the file holds none; copy one in with --tokenizer FOLDER")
+        if as_folder and artifact.config is not None:
+            say(results(), *_missing(artifact.config, any(map(is_tokenizer_file, extra)), missing))
 
 
 def _as_folder(to: str | None, output: Path | None, has_config: bool) -> bool:
@@ -99,17 +107,45 @@ def _as_folder(to: str | None, output: Path | None, has_config: bool) -> bool:
     return has_config or output is not None
 
 
-def _tokenizer(folder: Path | None, bundled: Mapping[str, bytes]) -> Mapping[str, bytes | Path]:
-    """Tokenizer files to write: the user's before those in the file."""
-    if folder is None:
-        return bundled
+def _from_folders(tokenizer: Path | None, companions: Path | None) -> dict[str, Path]:
+    """Files that the user wants beside the model; they go before those in the file."""
+    from stackc.companions import ADAPTERS
     from stackc.errors import ModelError
+    from stackc.reference.folder_files import folder_files
     from stackc.reference.tokenizers import tokenizer_files
 
-    files = tokenizer_files(folder)
-    if not files:
-        raise ModelError(f"{folder} holds no tokenizer files such as tokenizer.json or vocab.txt")
+    files: dict[str, Path] = {}
+    if companions is not None:
+        if not companions.is_dir():
+            raise ModelError(f"{companions} is not a folder; give that of the original model")
+        beside = folder_files(companions)
+        files = tokenizer_files(companions) | beside.kept | beside.left_behind
+        # from_pretrained would load the adapter with the weights that it was made for, and not with the decoded ones.
+        files = {name: path for name, path in files.items() if name not in ADAPTERS}
+    if tokenizer is not None:
+        found = tokenizer_files(tokenizer)
+        if not found:
+            raise ModelError(f"{tokenizer} holds no tokenizer files such as tokenizer.json or vocab.txt")
+        files |= found
     return files
+
+
+def _missing(config: Mapping[str, Any], has_tokenizer: bool, missing: list[str]) -> list[str]:
+    """What the decoded folder lacks, and how to get it."""
+    from stackc.companions import ADAPTERS
+    from stackc.humanise import printable
+
+    lines = []
+    if not has_tokenizer:
+        lines.append("no tokenizer: the file holds none; copy one in with --tokenizer FOLDER")
+    others = [printable(name) for name in missing if name not in ADAPTERS]
+    if others:
+        lines.append(f"left behind: {', '.join(others)}; copy them from the original folder with --companions FOLDER")
+    if any(name in ADAPTERS for name in missing):
+        lines.append("left behind: an adapter that was not merged; load it on top of this model with peft")
+    if config.get("auto_map"):
+        lines.append("config.json names code (auto_map): from_pretrained runs it if you say trust_remote_code=True")
+    return lines
 
 
 def _check_target(target: Path, as_folder: bool, overwrite: bool, known: set[str]) -> None:
@@ -117,7 +153,7 @@ def _check_target(target: Path, as_folder: bool, overwrite: bool, known: set[str
     from stackc.errors import OutputError
 
     if as_folder and target.is_dir():
-        present = sorted(entry.name for entry in target.iterdir())
+        present = _present(target, {name.partition("/")[0] for name in known if "/" in name})
         if present and not overwrite:
             raise OutputError(f"{target} exists already; choose another --output, or replace it with --overwrite")
         strangers = [name for name in present if name not in known]
@@ -127,6 +163,17 @@ def _check_target(target: Path, as_folder: bool, overwrite: bool, known: set[str
         raise OutputError(f"{target} is a {'file' if as_folder else 'folder'}; choose another --output or --to")
     elif target.exists() and not overwrite:
         raise OutputError(f"{target} exists already; choose another --output, or replace it with --overwrite")
+
+
+def _present(target: Path, folders: set[str]) -> list[str]:
+    """Names in a folder; those of known folders are opened."""
+    names: list[str] = []
+    for entry in sorted(target.iterdir()):
+        if entry.name in folders and entry.is_dir() and not entry.is_symlink():
+            names += [f"{entry.name}/{path.name}" for path in sorted(entry.iterdir())]
+        else:
+            names.append(entry.name)
+    return names
 
 
 def _write_folder(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -86,9 +86,10 @@ class CheckedRecipe(msgspec.Struct, frozen=True, kw_only=True):
     untouched: list[str]
     controls: list[str] = []
     seeds: int = 1
+    notes: list[str] = []
 
 
-def checked(plan: Plan, *, model: str, task: str) -> CheckedRecipe:
+def checked(plan: Plan, *, model: str, task: str, notes: Sequence[str] = ()) -> CheckedRecipe:
     """Describe a plan.
 
     Parameters
@@ -97,6 +98,8 @@ def checked(plan: Plan, *, model: str, task: str) -> CheckedRecipe:
         Of `stackc.plan.plan_recipe`; settled or not.
     model, task : str
         Names to show.
+    notes : sequence of str
+        What is to be said of the model.
     """
     return CheckedRecipe(
         recipe=plan.recipe.name,
@@ -110,6 +113,7 @@ def checked(plan: Plan, *, model: str, task: str) -> CheckedRecipe:
         untouched=[tensor.name for tensor in plan.tensors if not any(tensor.steps) and not tensor.trained],
         controls=list(plan.recipe.controls),
         seeds=plan.recipe.seeds,
+        notes=list(notes),
     )
 
 

@@ -9,6 +9,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from stackc.companions import GENERATION
 from stackc.errors import ModelError, StackcError
 from stackc.lazy import torch
 from stackc.reference.reference import listing
@@ -27,7 +30,9 @@ _ALIGNMENT = 64
 _BUILT_IN = frozenset({"eager", "sdpa"})
 
 
-def build_transformers(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+def build_transformers(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], generation: bytes | None = None
+) -> nn.Module:
     """The architecture that a Hugging Face config names, with these weights, in evaluation mode.
 
     The names are those of the weight file: transformers applies its key renames (``gamma`` to ``weight`` and the like)
@@ -40,6 +45,8 @@ def build_transformers(config: Mapping[str, Any], state: Mapping[str, Tensor]) -
         Content of ``config.json``; ``architectures[0]`` names the class.
     state : mapping of str to Tensor
         The weights. The model may share their memory.
+    generation : bytes, optional
+        Content of ``generation_config.json``: how a model that writes texts goes about it.
 
     Returns
     -------
@@ -73,8 +80,24 @@ def build_transformers(config: Mapping[str, Any], state: Mapping[str, Tensor]) -
                 f"transformers cannot build {architecture.__name__} from this config and these weights: "
                 f"{type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
-    _require_complete(architecture.__name__, info)
+        _require_complete(architecture.__name__, info)
+        if generation is not None and model.can_generate():
+            model.generation_config = _generation_config(generation)
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _generation_config(content: bytes) -> Any:
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_dict(msgspec.json.decode(content, type=dict[str, Any]))
+    except Exception as error:
+        if isinstance(error, (MemoryError, StackcError)):
+            raise
+        # Its fields are checked by transformers, in as many ways as there are fields.
+        raise ModelError(
+            f"transformers cannot read {GENERATION} of the model: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def fresh_transformers(config: Mapping[str, Any]) -> nn.Module:

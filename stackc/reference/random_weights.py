@@ -97,6 +97,8 @@ def random_reference(reference: Reference, seed: int) -> Reference:
         ties=reference.ties,
         config=reference.config,
         tokenizer_files=reference.tokenizer_files,
+        companions=reference.companions,
+        left_behind=reference.left_behind,
         base=reference,
         weights=_weights(reference, fresh),
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from stackc.companions import LEFT_BEHIND, list_names, shapes_the_model, without_code
 from stackc.errors import ModelError
 from stackc.nearest import nearest
 from stackc.spec import PlaneSpec, total_bytes
@@ -38,6 +39,12 @@ class Reference(abc.ABC):
         Content of the Hugging Face ``config.json``; None where transformers cannot build the model.
     tokenizer_files : dict of str to Path
         The files that the tokenizer needs, by name.
+    companions : dict of str to Path or bytes
+        Small files that shape what the model does and are stored with it, by name: where they are, or their content.
+    left_behind : tuple of str
+        Names of the folder's files that are neither weights, tokenizer nor companions.
+    notes : tuple of str
+        What a user should know of this model before using a result, in sentences.
     """
 
     kind: ClassVar[Kind]
@@ -47,6 +54,9 @@ class Reference(abc.ABC):
     ties: dict[str, str] = dataclasses.field(default_factory=dict)
     config: dict[str, Any] | None = None
     tokenizer_files: dict[str, Path] = dataclasses.field(default_factory=dict)
+    companions: dict[str, Path | bytes] = dataclasses.field(default_factory=dict)
+    left_behind: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def tensor(self, name: str) -> Tensor:
@@ -83,17 +93,25 @@ class Reference(abc.ABC):
         """Bytes of one tensor, little-endian in C order, in pieces of bounded size that hold whole elements."""
 
     def tokenizer_contents(self) -> dict[str, bytes]:
-        """What `tokenizer_files` hold, by name.
+        """What `tokenizer_files` hold, by name, without references to code.
 
         Raises
         ------
         ModelError
             If one of them cannot be read.
         """
-        try:
-            return {name: file.read_bytes() for name, file in self.tokenizer_files.items()}
-        except OSError as error:
-            raise ModelError(f"the tokenizer file {error.filename} cannot be read: {error.strerror}") from error
+        return _contents(self.tokenizer_files)
+
+    def companion_contents(self) -> dict[str, bytes]:
+        """What is stored with the model by default, by name: `companions`, and the names of what is missed without them.
+
+        Raises
+        ------
+        ModelError
+            If one of the files cannot be read.
+        """
+        missed = [name for name in self.left_behind if shapes_the_model(name)]
+        return _contents(self.companions) | ({LEFT_BEHIND: list_names(missed)} if missed else {})
 
     @property
     def nbytes(self) -> int:
@@ -121,6 +139,16 @@ class Reference(abc.ABC):
 
     def __repr__(self) -> str:
         return f"<{self.kind} reference {self.source}: {len(self.specs)} tensors, {self.nbytes} bytes>"
+
+
+def _contents(files: Mapping[str, Path | bytes]) -> dict[str, bytes]:
+    try:
+        return {
+            name: without_code(name, file if isinstance(file, bytes) else file.read_bytes())
+            for name, file in files.items()
+        }
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def _line(value: object) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stackc import companions
 from stackc.errors import DependencyError, ModelError, StackcError
 from stackc.lazy import torch
 from stackc.nearest import nearest
@@ -36,15 +37,7 @@ _HUB_FILES = (
     "model.safetensors",
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
-    "tokenizer*",
-    "vocab*",
-    "merges*",
-    "special_tokens*",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "bpe.codes",
-    "*.spm",
-    "*.model",
+    *companions.patterns(),
 )
 
 

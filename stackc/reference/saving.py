@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from stackc.errors import ModelError, OutputError
@@ -26,9 +26,9 @@ def save_folder(
     path: Path,
     config: Mapping[str, Any] | None,
     state: Mapping[str, Tensor],
-    tokenizer_files: Mapping[str, bytes | Path] | None = None,
+    companions: Mapping[str, bytes | Path] | None = None,
 ) -> Path:
-    """Write a folder that ``from_pretrained`` opens: config.json, model.safetensors and the tokenizer files.
+    """Write a folder that ``from_pretrained`` opens: config.json, model.safetensors and what belongs beside them.
 
     Everything goes to a temporary folder beside ``path`` first, which is renamed when complete.
 
@@ -40,8 +40,8 @@ def save_folder(
         Content of config.json; without it only the weights are written.
     state : mapping of str to Tensor
         The weights. A tied tensor is written once if the config restores the tie, else under each of its names.
-    tokenizer_files : mapping of str to bytes or Path, optional
-        Content, or where to copy it from, by file name.
+    companions : mapping of str to bytes or Path, optional
+        Tokenizer and other files: content, or where to copy it from, by file name.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def save_folder(
     with writing(path):
         temporary.mkdir()
         try:
-            fill_folder(temporary, config, state, tokenizer_files)
+            fill_folder(temporary, config, state, companions)
             temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -73,7 +73,7 @@ def fill_folder(
     folder: Path,
     config: Mapping[str, Any] | None,
     state: Mapping[str, Tensor],
-    tokenizer_files: Mapping[str, bytes | Path] | None = None,
+    companions: Mapping[str, bytes | Path] | None = None,
 ) -> None:
     """Write what `save_folder` writes into a folder that exists; all is on the disk when this returns.
 
@@ -82,16 +82,26 @@ def fill_folder(
     OSError
         If the operating system refuses, whoever of the libraries below asked it.
     OutputError
-        If the weights or the tokenizer files cannot be written for another reason.
+        If the weights or the other files cannot be written for another reason.
     """
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     write_weights(folder / "model.safetensors", config, state)
-    for name, content in (tokenizer_files or {}).items():
-        if Path(name).name != name:
-            raise OutputError(f"{name!r} is not the name of a tokenizer file")
-        (folder / name).write_bytes(content.read_bytes() if isinstance(content, Path) else content)
-    _sync(*folder.iterdir())
+    for name, content in (companions or {}).items():
+        _write_companion(folder, name, content)
+    _sync(*(path for path in folder.rglob("*") if path.is_file()))
+
+
+def _write_companion(folder: Path, name: str, content: bytes | Path) -> None:
+    """Write a file beside the model; what is there already, the model above all, is never written over."""
+    parts = PurePosixPath(name).parts
+    if "/".join(parts) != name or not 0 < len(parts) <= 2 or ".." in parts or parts[0] == "/":
+        raise OutputError(f"{name!r} is not the name of a file in the model's folder")
+    path = folder.joinpath(*parts)
+    path.parent.mkdir(exist_ok=True)
+    if os.path.lexists(path):
+        raise OutputError(f"{name!r} stands for a file of the decoded model, which is not written over")
+    path.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
 
 
 def write_weights(path: Path, config: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> None:

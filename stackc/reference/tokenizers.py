@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stackc.companions import (
+    TOKENIZER,
+    TOKENIZER_SETTINGS,
+    VOCABULARIES,
+    is_tokenizer_file,
+    is_vocabulary,
+    without_code,
+)
 from stackc.errors import ModelError, StackcError
 from stackc.reference.building import quiet_transformers
-
-_FAST = "tokenizer.json"
-_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
-#: Vocabularies of tokenizers without a tokenizer.json, which holds all of this itself.
-_VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "source.spm", "target.spm", "spiece.model")
-_VOCABULARY_PATTERN = "*.model"
 
 
 def tokenizer_files(folder: Path) -> dict[str, Path]:
@@ -26,13 +28,14 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
     >>> tokenizer_files(Path("no-such-folder"))
     {}
     """
-    names = [_FAST]
-    if not (folder / _FAST).is_file():
-        names = [*_VOCABULARIES, *sorted(path.name for path in folder.glob(_VOCABULARY_PATTERN))]
+    names = [TOKENIZER]
+    if not (folder / TOKENIZER).is_file():
+        others = sorted(path.name for path in folder.glob("*") if is_vocabulary(path.name))
+        names = [*VOCABULARIES, *(name for name in others if name not in VOCABULARIES)]
     found = {name: folder / name for name in names if (folder / name).is_file()}
     if not found:
         return {}
-    return found | {name: folder / name for name in _SETTINGS if (folder / name).is_file()}
+    return found | {name: folder / name for name in TOKENIZER_SETTINGS if (folder / name).is_file()}
 
 
 def load_tokenizer(files: Mapping[str, Path] | Path, config: Mapping[str, Any] | None = None) -> Any | None:
@@ -46,7 +49,7 @@ def load_tokenizer(files: Mapping[str, Path] | Path, config: Mapping[str, Any] |
 
 
 def tokenizer_from_files(files: Mapping[str, bytes], config: Mapping[str, Any] | None = None) -> Any | None:
-    """The tokenizer that these files make, or None if there are none.
+    """The tokenizer that these files make, or None if no vocabulary is among them.
 
     Parameters
     ----------
@@ -64,16 +67,17 @@ def tokenizer_from_files(files: Mapping[str, bytes], config: Mapping[str, Any] |
     ModelError
         If transformers cannot make a tokenizer of them; code in a model folder is never run.
     """
-    if not files:
-        return None
+    foreign = next((name for name in files if not is_tokenizer_file(name)), None)
+    if foreign is not None:
+        raise ModelError(f"{foreign!r} is not the name of a tokenizer file")
+    if not any(map(is_vocabulary, files)):
+        return None  # a chat template alone
     with quiet_transformers(), tempfile.TemporaryDirectory(prefix="stackc-tokenizer-") as temporary:
         from transformers import AutoTokenizer
 
         folder = Path(temporary)
         for name, content in files.items():
-            if Path(name).name != name:
-                raise ModelError(f"{name!r} is not the name of a tokenizer file")
-            (folder / name).write_bytes(content)
+            (folder / name).write_bytes(without_code(name, content))
         if config is not None:
             (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         try:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from stackc.companions import GENERATION
 from stackc.errors import ModelError
 from stackc.reference.building import build_transformers, refuse_quantised
+from stackc.reference.folder_files import adapter_base, folder_files
 from stackc.reference.foreign import advice, foreign_weights
 from stackc.reference.reference import Kind, Reference, distinct, listing, require_known
 from stackc.reference.safetensors_file import StoredTensor, read_chunks, read_header, read_tensor
@@ -50,11 +52,15 @@ class TransformersReference(Reference):
         config = read_config(folder)
         refuse_quantised(config, source)
         stored = _stored(folder)
+        beside = folder_files(folder, config)
         return cls(
             source=source,
             specs={name: tensor.spec for name, (_, tensor) in stored.items()},
             config=config,
             tokenizer_files=tokenizer_files(folder),
+            companions=dict(beside.kept),
+            left_behind=(*beside.left_behind,),
+            notes=(*beside.notes,),
             folder=folder,
             stored=stored,
         )
@@ -74,10 +80,12 @@ class TransformersReference(Reference):
         """Build the architecture of the config with these weights; see `Reference.build`."""
         if self.config is None:
             raise ModelError(f"{self.source} has no config")
-        if state is None:
-            return build_transformers(self.config, {name: self.tensor(name) for name in self.specs})
-        copies = {name: tensor.detach().clone() for name, tensor in distinct(state, self).items()}
-        return build_transformers(self.config, copies)
+        weights = (
+            {name: self.tensor(name) for name in self.specs}
+            if state is None
+            else {name: tensor.detach().clone() for name, tensor in distinct(state, self).items()}
+        )
+        return build_transformers(self.config, weights, self.companion_contents().get(GENERATION))
 
     def tokenizer(self) -> Any | None:
         """The tokenizer in the folder, or None."""
@@ -96,6 +104,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError as error:
+        base = adapter_base(folder)
+        if base is not None:
+            raise ModelError(
+                f"{folder} holds an adapter of {base}, not a model: merge it with merge_and_unload() of peft, write the result "
+                "with save_pretrained(), and give that folder"
+            ) from error
         foreign = foreign_weights(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
         if (folder / _WEIGHTS).is_file():
             remedy = f"give the file {folder / _WEIGHTS} itself to measure sizes and weight errors only"

@@ -10,7 +10,7 @@ import torch
 from tests.helpers.crafted import write_artifact
 
 TIES = {"embeddings.weight": ["decoder.weight"]}
-BUNDLE = {"tokenizer.json": b'{"model": {"type": "WordPiece"}}' * 4, "empty.txt": b""}
+BUNDLE = {"tokenizer.json": b'{"model": {"type": "WordPiece"}}' * 4, "vocab.txt": b""}
 CONFIG = {"architectures": ["BertModel"], "hidden_size": 4, "dropout": 0.1, "id2label": {"0": "negative"}, "none": None}
 
 

@@ -115,16 +115,20 @@ FORM: dict[str, Change] = {
     "length too small": put(TENSORS, BRAIN, 3, [5]),
     "length huge": put(TENSORS, BRAIN, 3, [1 << 63]),
     "length missing": put(TENSORS, BRAIN, 3, []),
-    "bundle negative": put(BUNDLE, "empty.txt", [9, -1]),
-    "bundle length": put(BUNDLE, "empty.txt", [10, 0]),
-    "bundle size": put(BUNDLE, "empty.txt", [9, 1]),
-    "bundle huge": put(BUNDLE, "empty.txt", [9, 1 << 62]),
-    "bundle no pair": put(BUNDLE, "empty.txt", [9]),
+    "bundle negative": put(BUNDLE, "vocab.txt", [9, -1]),
+    "bundle length": put(BUNDLE, "vocab.txt", [10, 0]),
+    "bundle size": put(BUNDLE, "vocab.txt", [9, 1]),
+    "bundle huge": put(BUNDLE, "vocab.txt", [9, 1 << 62]),
+    "bundle no pair": put(BUNDLE, "vocab.txt", [9]),
     "bundle path": put(BUNDLE, "../evil", [0, 0]),
     "bundle absolute": put(BUNDLE, "/etc/passwd", [0, 0]),
     "bundle parent": put(BUNDLE, "..", [0, 0]),
     "bundle backslash": put(BUNDLE, "a\\b", [0, 0]),
     "bundle nameless": put(BUNDLE, "", [0, 0]),
+    "bundle config": put(BUNDLE, "config.json", [0, 0]),
+    "bundle weights": put(BUNDLE, "model.safetensors", [0, 0]),
+    "bundle pickle": put(BUNDLE, "pytorch_model.bin", [0, 0]),
+    "bundle code": put(BUNDLE, "modeling_x.py", [0, 0]),
 }
 
 CONTENT: dict[str, Change] = {
@@ -267,13 +271,13 @@ def test_a_manifest_that_is_a_bomb(tmp_path, monkeypatch: pytest.MonkeyPatch, st
 def test_a_bundled_file_that_is_a_bomb(small: Path, tmp_path, stated: bool) -> None:
     bomb = frame(b"\0" * (64 << 20), write_content_size=stated)
     manifest, payload = parts(small.read_bytes(), tmp_path)
-    manifest[BUNDLE]["bomb.json"] = [len(bomb), 1000]
+    manifest[BUNDLE]["merges.txt"] = [len(bomb), 1000]
     path = tmp_path / "a.stackc"
     path.write_bytes(rebuild(manifest, payload + bomb))
     with Artifact(path) as artifact:
         tracemalloc.start()
-        with pytest.raises(ArtifactError, match=r"the bundled bomb.json does not decompress"):
-            artifact.bundled_file("bomb.json")
+        with pytest.raises(ArtifactError, match=r"the bundled merges.txt does not decompress"):
+            artifact.bundled_file("merges.txt")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 2 << 20

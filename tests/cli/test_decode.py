@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 import stackc as library
 from stackc.reference.building import quiet_transformers
 from tests.cli.conftest import Invoke
+from tests.helpers.crafted import write_artifact
 
 
 def test_from_pretrained_opens_the_folder(stackc: Invoke, artifact: Path, tmp_path: Path) -> None:
@@ -144,3 +146,34 @@ def test_the_folder_of_a_run_stands_for_its_file(stackc: Invoke, artifact: Path,
     result = stackc("decode", artifact.parent, "--output", tmp_path / "weights.safetensors")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "weights.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "modeling_x.py", "pytorch_model.bin"])
+def test_a_file_that_would_replace_what_it_decodes_to_is_refused(stackc: Invoke, tmp_path: Path, name: str) -> None:
+    hostile = write_artifact(
+        tmp_path / "hostile.stackc",
+        {"weight": (torch.zeros(2), ["raw"])},
+        bundle={name: b'{"auto_map": {"AutoModel": "modeling_x.X"}}'},
+        config={"architectures": ["BertModel"]},
+    )
+    for command in (["verify"], ["inspect"], ["decode", "--output", tmp_path / "decoded"]):
+        result = stackc(command[0], hostile, *command[1:])
+        assert result.exit_code == 1
+        assert f"hostile.stackc is damaged: it bundles '{name}', which is not the name of" in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["hostile.stackc"]
+
+
+def test_bundled_references_to_code_are_not_written(stackc: Invoke, tmp_path: Path) -> None:
+    settings = {"auto_map": {"AutoTokenizer": ["evil/repo--tokenization.Evil", None]}, "model_max_length": 5}
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "os.system"}]
+    for name, content in {"tokenizer_config.json": settings, "modules.json": modules}.items():
+        bundle = {name: json.dumps(content).encode()}
+        write_artifact(tmp_path / f"{name}.stackc", {"weight": (torch.zeros(2), ["raw"])}, bundle=bundle)
+    target = tmp_path / "decoded"
+    result = stackc("decode", tmp_path / "tokenizer_config.json.stackc", "--output", target, "--to", "folder")
+    assert result.exit_code == 0, result.output
+    assert json.loads((target / "tokenizer_config.json").read_text()) == {"model_max_length": 5}
+    result = stackc("decode", tmp_path / "modules.json.stackc", "--output", tmp_path / "other", "--to", "folder")
+    assert result.exit_code == 1
+    assert "asks for the class 'os.system'" in result.stderr
+    assert not (tmp_path / "other").exists()

@@ -9,6 +9,7 @@ import base64
 import bisect
 import itertools
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,6 +26,17 @@ LARGEST_MANIFEST = 64 << 20
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 REAL = ("float32", "float16", "bfloat16", "float64")
 ITEM_BYTES = dict(zip(DTYPES, (4, 2, 2, 8, 8, 4, 2, 1, 1, 1), strict=True))
+BUNDLED = re.compile(
+    r"generation_config\.json|(video_)?preprocessor_config\.json|(image_)?processor_config\.json"
+    r"|audio_tokenizer_config\.json|chat_template\.(jinja|json)|additional_chat_templates/[A-Za-z0-9_-]{1,60}\.jinja"
+    r"|modules\.json|config_sentence_transformers\.json"
+    r"|sentence_(bert|roberta|distilbert|camembert|albert|xlm-roberta|xlnet)_config\.json"
+    r"|[0-9]{1,2}_(Pooling|Normalize|Dropout)/config\.json"
+    r"|tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json"
+    r"|vocab\.(txt|json)|merges\.txt|bpe\.codes|byte_maps\.json|dict\.txt|emoji\.json|entity_vocab\.json"
+    r"|normalizer\.json|prophetnet\.tokenizer|target_vocab\.json|tekken\.json|vocab-(src|tgt)\.json"
+    r"|word_(pronunciation|shape)\.json|[A-Za-z0-9][A-Za-z0-9._-]{0,80}\.(model|spm|tiktoken)|left_behind\.json"
+)
 LARGEST = {"bfloat16": 2.0**127 * (2 - 2**-7)} | {
     name: float(np.finfo(name).max) for name in REAL if name != "bfloat16"
 }
@@ -78,7 +90,7 @@ class SecondDecoder:
         self.names: dict[str, int] = {**{name: number for number, name in enumerate(first_names)}, **ties}
         need(len(self.names) == len(first_names) + len(ties), "names")
         self.payload = data[20 + compressed :]
-        need(not any(set(name) & set("/\\\0") or name in ("", ".", "..") for name in self.bundle), "bundled name")
+        need(all(BUNDLED.fullmatch(name) for name in self.bundle), "bundled name")
         lengths = [length for entry in self.tensors for length in entry[3]]
         lengths += [packed for packed, _ in self.bundle.values()]
         need(min(lengths, default=0) >= 0 and sum(lengths) == len(self.payload), "file size")

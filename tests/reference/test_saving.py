@@ -89,7 +89,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written: No such file"):
         save_folder(tmp_path / "new", None, {"a": torch.zeros(1)}, {"vocab.txt": tmp_path / "missing"})
-    with pytest.raises(OutputError, match="is not the name of a tokenizer file"):
+    with pytest.raises(OutputError, match="is not the name of a file in the model"):
         save_folder(tmp_path / "new", None, {"a": torch.zeros(1)}, {"../vocab.txt": b""})
     with pytest.raises(OutputError, match="cannot be written"):
         save_folder(tmp_path / "no" / "such" / "parent", None, {"a": torch.zeros(1)})
@@ -145,6 +145,21 @@ def test_a_vocabulary_is_enough_with_the_config(classifier: Path) -> None:
     tokenizer = tokenizer_from_files({"vocab.txt": vocabulary}, config)
     assert tokenizer is not None
     assert tokenizer("films")["input_ids"] == [2, 5, 6, 3]
+
+
+def test_what_was_decoded_is_never_written_over(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        with pytest.raises(OutputError, match=f"'{name}' stands for a file of the decoded model"):
+            save_folder(tmp_path / "new", {"a": 1}, {"a": torch.zeros(1)}, {name: b"{}"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_companion_may_be_one_folder_down(tmp_path: Path) -> None:
+    save_folder(tmp_path / "new", None, {"a": torch.zeros(1)}, {"1_Pooling/config.json": b"{}", "vocab.txt": b""})
+    assert (tmp_path / "new" / "1_Pooling" / "config.json").read_bytes() == b"{}"
+    for name in ("a/b/c.json", "/c.json", "../c.json", "a/../c.json", "a//c.json", ""):
+        with pytest.raises(OutputError, match="is not the name of a file in the model's folder"):
+            save_folder(tmp_path / "other", None, {"a": torch.zeros(1)}, {name: b"{}"})
 
 
 def test_files_that_make_no_tokenizer() -> None:
