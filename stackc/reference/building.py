@@ -51,8 +51,9 @@ def build_transformers(
     Returns
     -------
     torch.nn.Module
-        A `transformers.PreTrainedModel` in the dtype of the weights; where their dtypes differ, in the narrowest one
-        that holds all of them exactly.
+        A `transformers.PreTrainedModel` in the dtype of the weights. Where their dtypes differ, every tensor has its own if
+        the architecture mixes them in the same way (T5 in float16 keeps some layers in float32), else all have the
+        narrowest one that holds all of them exactly.
 
     Raises
     ------
@@ -60,30 +61,76 @@ def build_transformers(
         If the architecture is unknown, the config does not build it, or weights are missing, left over or of another
         shape: transformers would fill such a layer with random numbers.
     """
+    return build_with_dtype(config, state, generation)[0]
+
+
+def build_with_dtype(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], generation: bytes | None = None
+) -> tuple[nn.Module, torch.dtype]:
+    """What `build_transformers` builds, and the dtype that transformers was asked for.
+
+    Raises
+    ------
+    ModelError
+        See `build_transformers`.
+    """
     state = {name: _aligned(tensor.detach()) for name, tensor in state.items()}
+    common = common_dtype(state)
+    narrower = {tensor.dtype for tensor in state.values() if tensor.dtype in (torch.float16, torch.bfloat16)} - {common}
     with quiet_transformers():
         architecture = _architecture(config)
-        try:
-            model, info = architecture.from_pretrained(
-                None,
-                config=architecture.config_class.from_dict(_without_kernels(config)),
-                state_dict=state,
-                torch_dtype=common_dtype(state),  # the spelling that every supported release accepts
-                ignore_mismatched_sizes=True,  # they come back in info, with their names
-                output_loading_info=True,
-            )
-        except Exception as error:
-            if isinstance(error, (MemoryError, StackcError)):
-                raise
-            # A config can fail in as many ways as there are architectures.
-            raise ModelError(
-                f"transformers cannot build {architecture.__name__} from this config and these weights: "
-                f"{type(error).__name__}: {' '.join(str(error).split())}"
-            ) from error
-        _require_complete(architecture.__name__, info)
+        for dtype in (*sorted(narrower, key=str), common):
+            model = _loaded(architecture, config, state, dtype)
+            if dtype == common or _same_dtypes(model, state):
+                break
         if generation is not None and model.can_generate():
             model.generation_config = _generation_config(generation)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval(), dtype
+
+
+def _loaded(architecture: Any, config: Mapping[str, Any], state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+    try:
+        model, info = architecture.from_pretrained(
+            None,
+            config=architecture.config_class.from_dict(_without_kernels(config)),
+            state_dict=dict(state),
+            torch_dtype=dtype,  # the spelling that every supported release accepts
+            ignore_mismatched_sizes=True,  # they come back in info, with their names
+            output_loading_info=True,
+        )
+    except Exception as error:
+        if isinstance(error, (MemoryError, StackcError)):
+            raise
+        # A config can fail in as many ways as there are architectures.
+        raise ModelError(
+            f"transformers cannot build {architecture.__name__} from this config and these weights: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+    _require_complete(architecture.__name__, info)
+    return model
+
+
+def _same_dtypes(model: Any, state: Mapping[str, Tensor]) -> bool:
+    built = model.state_dict()
+    return all(name in built and built[name].dtype == tensor.dtype for name, tensor in state.items())
+
+
+def tied_names(config: Mapping[str, Any]) -> list[list[str]]:
+    """Names of the architecture that stand for one parameter: groups of them, that of the source first.
+
+    Nothing is allocated.
+
+    Raises
+    ------
+    ModelError
+        If the architecture is unknown or the config does not build it.
+    """
+    with torch.device("meta"):
+        model = fresh_transformers(config)
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def _generation_config(content: bytes) -> Any:

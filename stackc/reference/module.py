@@ -6,12 +6,14 @@ import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from stackc.companions import GENERATION
 from stackc.errors import ModelError
 from stackc.lazy import torch
 from stackc.planes import to_bytes
-from stackc.reference.building import build_transformers, common_dtype
+from stackc.reference.building import build_with_dtype
 from stackc.reference.reference import Kind, Reference, distinct, require_known
 from stackc.reference.safetensors_file import unsupported
 from stackc.reference.sharing import restore_ties, ties_of
@@ -64,11 +66,13 @@ class ModuleReference(Reference):
             _require_plain(name, value, source)
         ties = ties_of(state)
         owned = {name: value for name, value in state.items() if name not in ties}
+        config = _config(module, owned)
         return cls(
             source=source,
             specs={name: PlaneSpec.of(value) for name, value in owned.items()},
             ties=ties,
-            config=_config(module, owned),
+            config=config,
+            companions=_generation(module) if config is not None else {},
             module=module,
             state=owned,
         )
@@ -135,12 +139,22 @@ def _config(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any] | 
         return None
     content: dict[str, Any] = json.loads(config.to_json_string())
     content["architectures"] = [type(module).__name__]
-    content["torch_dtype" if "torch_dtype" in content else "dtype"] = str(common_dtype(state)).removeprefix("torch.")
     try:
-        rebuilt = build_transformers(content, state)
+        rebuilt, dtype = build_with_dtype(content, state)
     except ModelError:
         return None
+    content["torch_dtype" if "torch_dtype" in content else "dtype"] = str(dtype).removeprefix("torch.")
     same = {name: value.shape for name, value in rebuilt.state_dict().items()} == {
         name: value.shape for name, value in module.state_dict().items()
     }
     return content if same else None
+
+
+def _generation(module: Any) -> dict[str, Path | bytes]:
+    """How the model writes texts, where that is not what its config says anyway."""
+    generation: Any = getattr(module, "generation_config", None)
+    if not hasattr(generation, "to_json_string") or not module.can_generate():
+        return {}
+    if generation == type(generation).from_model_config(module.config):
+        return {}
+    return {GENERATION: generation.to_json_string().encode()}

@@ -33,8 +33,8 @@ class Reference(abc.ABC):
     specs : dict of str to PlaneSpec
         One entry per distinct tensor of the state dict, buffers included, in stored order and under its first name.
     ties : dict of str to str
-        Other names of tensors that share storage, each with the first name. A Hugging Face file stores a tie once and
-        its config restores it, so there are none in such a reference.
+        Other names of tensors that share storage, each with the first name. Most Hugging Face files store a tie once and
+        their config restores it; then it is not among these.
     config : dict, optional
         Content of the Hugging Face ``config.json``; None where transformers cannot build the model.
     tokenizer_files : dict of str to Path

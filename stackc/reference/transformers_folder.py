@@ -16,6 +16,7 @@ from stackc.reference.folder_files import adapter_base, folder_files
 from stackc.reference.foreign import advice, foreign_weights
 from stackc.reference.reference import Kind, Reference, distinct, listing, require_known
 from stackc.reference.safetensors_file import StoredTensor, read_chunks, read_header, read_tensor
+from stackc.reference.stored_ties import stored_ties
 from stackc.reference.tokenizers import load_tokenizer, tokenizer_files
 
 if TYPE_CHECKING:
@@ -53,14 +54,17 @@ class TransformersReference(Reference):
         refuse_quantised(config, source)
         stored = _stored(folder)
         beside = folder_files(folder, config)
+        specs = {name: tensor.spec for name, (_, tensor) in stored.items()}
+        ties, apart = stored_ties(specs, config, lambda name: read_chunks(*stored[name]))
         return cls(
             source=source,
-            specs={name: tensor.spec for name, (_, tensor) in stored.items()},
+            specs={name: spec for name, spec in specs.items() if name not in ties},
+            ties=ties,
             config=config,
             tokenizer_files=tokenizer_files(folder),
             companions=dict(beside.kept),
             left_behind=(*beside.left_behind,),
-            notes=(*beside.notes,),
+            notes=(*(_apart(source, other) for source, other in apart), *beside.notes),
             folder=folder,
             stored=stored,
         )
@@ -90,6 +94,14 @@ class TransformersReference(Reference):
     def tokenizer(self) -> Any | None:
         """The tokenizer in the folder, or None."""
         return load_tokenizer(self.tokenizer_files, self.config)
+
+
+def _apart(source: str, other: str) -> str:
+    return (
+        f"{other} and {source} are one tensor by the config, but hold different values: both are stored, as transformers 5 "
+        f"uses both. Earlier releases use {source} alone; remove {other} from the weights if that is meant, else say "
+        '"tie_word_embeddings": false in config.json'
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -248,3 +248,19 @@ def test_a_module_of_another_package_has_no_config(classifier: Path) -> None:
     reference = open_reference(Wrapped())
     assert reference.config is None
     assert "inner.cls.predictions.decoder.weight" in reference.ties
+
+
+def test_dtypes_that_an_architecture_mixes_come_back(tmp_path: Path) -> None:
+    with quiet_transformers():
+        from transformers import T5Config, T5ForConditionalGeneration
+
+        config = T5Config(vocab_size=40, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+        T5ForConditionalGeneration(config).half().save_pretrained(tmp_path / "t5")
+        model = T5ForConditionalGeneration.from_pretrained(tmp_path / "t5", torch_dtype=torch.float16)
+    state = model.state_dict()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float16, torch.float32}
+    reference = ModuleReference.of(model)
+    assert reference.config is not None
+    rebuilt = build_transformers(reference.config, reference.state).state_dict()
+    assert {name: tensor.dtype for name, tensor in rebuilt.items()} == {name: x.dtype for name, x in state.items()}
+    assert all(torch.equal(rebuilt[name], tensor) for name, tensor in state.items())
