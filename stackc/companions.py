@@ -27,7 +27,6 @@ KEPT = (
     GENERATION,
     "preprocessor_config.json",
     "processor_config.json",
-    "image_processor_config.json",
     "video_preprocessor_config.json",
     "audio_tokenizer_config.json",
     "chat_template.jinja",

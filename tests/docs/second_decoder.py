@@ -27,7 +27,7 @@ DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16"
 REAL = ("float32", "float16", "bfloat16", "float64")
 ITEM_BYTES = dict(zip(DTYPES, (4, 2, 2, 8, 8, 4, 2, 1, 1, 1), strict=True))
 BUNDLED = re.compile(
-    r"generation_config\.json|(video_)?preprocessor_config\.json|(image_)?processor_config\.json"
+    r"generation_config\.json|(video_)?preprocessor_config\.json|processor_config\.json"
     r"|audio_tokenizer_config\.json|chat_template\.(jinja|json)|additional_chat_templates/[A-Za-z0-9_-]{1,60}\.jinja"
     r"|modules\.json|config_sentence_transformers\.json"
     r"|sentence_(bert|roberta|distilbert|camembert|albert|xlm-roberta|xlnet)_config\.json"
