@@ -12,6 +12,7 @@ from stackc.companions import (
     ADAPTERS,
     MAX_KEPT_BYTES,
     MODULE_FOLDER,
+    TOKENIZER_SETTINGS,
     is_kept,
     is_tokenizer_file,
     shapes_the_model,
@@ -64,6 +65,8 @@ def folder_files(folder: Path, config: Mapping[str, Any] | None = None) -> Folde
         elif _is_missed(name):
             left_behind[name] = path
             notes += [reason] if reason else []
+    for name in (*kept, TOKENIZER_SETTINGS[0]):
+        notes += _left_out(name, folder / name)
     return FolderFiles(
         kept, left_behind, [*_code(config or {}, left_behind), *_adapter(folder), *notes, *_rest(left_behind)]
     )
@@ -99,6 +102,18 @@ def _unkept(name: str, path: Path) -> str | None:
     return None
 
 
+def _left_out(name: str, path: Path) -> list[str]:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return []
+    if without_code(name, content) == content:
+        return []
+    return [
+        f"{name} names code (auto_map), which stackc neither runs nor stores: the rest of {name} is used without it"
+    ]
+
+
 def _is_missed(name: str) -> bool:
     if shapes_the_model(name):
         return True
@@ -125,6 +140,7 @@ def _code(config: Mapping[str, Any], left_behind: Mapping[str, Path]) -> list[st
 def _adapter(folder: Path) -> list[str]:
     """An adapter that nobody merged: without a word the result would be the base model."""
     present = [name for name in ADAPTERS if (folder / name).is_file()]
+    present += sorted(path.relative_to(folder).as_posix() for path in folder.glob(f"*/{ADAPTERS[0]}"))
     if not present:
         return []
     return [

@@ -11,7 +11,7 @@ from stackc.errors import ModelError
 from stackc.spec import PlaneSpec
 
 #: Tensors that architectures tie: input and output embeddings, and biases of output layers. Only for names like these, if
-#: two of them have the same spec, is transformers imported and asked; that takes seconds.
+#: two of them have the same shape, is transformers imported and asked; that takes seconds.
 _HEAD = re.compile(
     r"(^|[._])(\w*head|lm_loss|lm_head\.\w+|output|proj_out|output_projection|unembedding_projection|vocab_projector|embed_out|"
     r"pred_layer\.proj|encoder\.out|decoder|predictions)\.(weight|bias)$"
@@ -38,14 +38,14 @@ def stored_ties(
     ties : dict of str to str
         Names whose bytes are those of another name, which the model ties them to.
     apart : list of (str, str)
-        Names that the model ties, and whose bytes differ: the source, and the other.
+        Names that the model ties, and whose bytes or dtypes differ: the source, and the other.
     """
     ties: dict[str, str] = {}
     apart: list[tuple[str, str]] = []
     for names in _groups(specs, config):
         source, *others = names
         for other in others:
-            if _equal(chunks(source), chunks(other)):
+            if specs[source] == specs[other] and _equal(chunks(source), chunks(other)):
                 ties[other] = source
             else:
                 apart.append((source, other))
@@ -53,11 +53,11 @@ def stored_ties(
 
 
 def _groups(specs: Mapping[str, PlaneSpec], config: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Stored names that the model ties and that have one spec, that of the source first."""
-    by_spec: dict[PlaneSpec, list[str]] = {}
+    """Stored names that the model ties and that have one shape, that of the source first."""
+    by_shape: dict[tuple[int, ...], list[str]] = {}
     for name in _suspects(specs, untied=config.get("tie_word_embeddings") is False):
-        by_spec.setdefault(specs[name], []).append(name)
-    if all(len(names) < 2 for names in by_spec.values()):
+        by_shape.setdefault(specs[name].shape, []).append(name)
+    if all(len(names) < 2 for names in by_shape.values()):
         return
     from stackc.reference.building import tied_names  # imports transformers
 
@@ -65,7 +65,7 @@ def _groups(specs: Mapping[str, PlaneSpec], config: Mapping[str, Any]) -> Iterat
         tied = tied_names(config)
     except ModelError:  # of code in a folder, or damaged: building it says so, and says more
         return
-    for names in by_spec.values():
+    for names in by_shape.values():
         for group in tied:
             found = dict.fromkeys(stored for name in group if (stored := _stored(name, names)) is not None)
             if len(found) > 1:

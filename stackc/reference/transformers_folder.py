@@ -98,7 +98,7 @@ class TransformersReference(Reference):
 
 def _apart(source: str, other: str) -> str:
     return (
-        f"{other} and {source} are one tensor by the config, but hold different values: both are stored, as transformers 5 "
+        f"{other} and {source} are one tensor by the config, but differ in the file: both are stored, as transformers 5 "
         f"uses both. Earlier releases use {source} alone; remove {other} from the weights if that is meant, else say "
         '"tie_word_embeddings": false in config.json'
     )

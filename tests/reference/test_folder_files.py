@@ -89,7 +89,18 @@ def test_a_folder_that_needs_code_says_so(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_tokenizer_that_needs_code_says_so(folder: Path) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    put(folder, "tokenizer_config.json", json.dumps(settings | {"auto_map": {"AutoTokenizer": ["x.X", None]}}))
+    reference = open_reference(folder)
+    assert reference.notes[0].startswith(
+        "tokenizer_config.json names code (auto_map), which stackc neither runs nor stores"
+    )
+    assert json.loads(reference.tokenizer_contents()["tokenizer_config.json"]) == settings
+    assert reference.tokenizer() is not None
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "lora/adapter_config.json"])
 def test_an_adapter_that_is_not_merged_is_told(folder: Path, name: str) -> None:
     put(folder, name)
     notes = open_reference(folder).notes

@@ -99,7 +99,7 @@ def test_names_that_differ_are_kept_and_told(tmp_path: Path) -> None:
     assert reference.ties == {}
     assert set(reference.specs) == set(state)
     (note,) = reference.notes
-    assert note.startswith(f"{HEAD} and {WTE} are one tensor by the config, but hold different values")
+    assert note.startswith(f"{HEAD} and {WTE} are one tensor by the config, but differ in the file")
     artifact, report = stackc.compress(str(folder), {"stages": ["zstd"]}, evaluate=False)
     assert all(torch.equal(artifact[name], tensor) for name, tensor in state.items())
     assert note in report.notes
@@ -150,3 +150,12 @@ def test_transformers_is_asked_only_where_a_tie_may_be(tmp_path: Path) -> None:
         folder = stored(tmp_path / f"{make.__name__}{full}", make, full=full)
         run = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True)
         assert run.stdout.strip() == str(asked)
+
+
+def test_names_of_two_dtypes_are_told(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "twice")
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {HEAD: state[HEAD].half()}, folder / "model.safetensors")
+    reference = open_reference(folder)
+    assert reference.ties == {}
+    assert len(reference.notes) == 1
