@@ -159,7 +159,7 @@ def adapter_base(folder: Path) -> str | None:
 
 
 def _rest(left_behind: Mapping[str, Path]) -> list[str]:
-    missed = [name for name in left_behind if shapes_the_model(name)]
+    missed = [name for name in left_behind if shapes_the_model(name) and name not in ADAPTERS]
     if not missed:
         return []
     return [
