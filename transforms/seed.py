@@ -15,6 +15,8 @@ from stackc.planes import limited
 from stackc.spec import PlaneSpec
 from stackc.transform import Transform, Weighted, require_finite
 
+from ._product import rows_in_basis
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -219,10 +221,11 @@ class Seed(Transform, frozen=True):
         return {"mean": found.mean.to(dtype), **planes} if self.center else planes
 
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
-        """One matrix product, in the dtype of the planes, then rounded to the dtype of the spec."""
-        rows = planes["scores"] @ planes["basis"]
-        if self.center:
-            rows = planes["mean"] + rows
+        """One matrix product, in the dtype of the planes, then rounded to the dtype of the spec.
+
+        The order of its sums is that of the format, so the result is the same on every machine; see `rows_in_basis`.
+        """
+        rows = rows_in_basis(planes["scores"], planes["basis"], planes["mean"] if self.center else None)
         return limited(rows.reshape(spec.shape), spec.dtype)
 
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -209,7 +209,10 @@ def plan_seed(spec: Spec, rank: int, variance: None, center: bool) -> list[Spec]
 
 
 def rebuild_seed(planes: list[np.ndarray], spec: Spec, center: bool, **_: Any) -> np.ndarray:
-    rows = planes[-1] @ planes[-2]
+    basis, scores = planes[-2:]
+    rows = scores[:, :1] * basis[:1]
+    for component in range(1, len(basis)):
+        rows = rows + scores[:, component : component + 1] * basis[component]
     if center:
         rows = rows + planes[0]
     return limit(rows, spec.dtype).reshape(spec.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -13,6 +13,7 @@ from stackc.errors import SpecError, TensorError
 from stackc.spec import PlaneSpec
 from stackc.testing import transform_checks
 from stackc.transform import Weighted
+from stackc.transforms._product import rows_in_basis
 from stackc.transforms.seed import Seed
 
 BATTERY = {
@@ -180,6 +181,69 @@ def test_unsettled_plan_is_an_upper_bound_and_encode_refuses():
     assert seed.plan(PlaneSpec((7, 4), "float32"))["scores"].shape == (7, 4)
     with pytest.raises(TensorError, match="settle"):
         seed.encode(torch.ones(7, 4))
+
+
+# ---- the order of sums ----
+
+
+def one_by_one(scores, basis, mean):
+    """The format's definition, an element at a time: components from the first to the last, then the mean."""
+    total = scores[:, :1] * basis[:1]
+    for component in range(1, len(basis)):
+        total = total + scores[:, component : component + 1] * basis[component]
+    return total if mean is None else total + mean
+
+
+@settings(deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    rank=st.integers(1, 40),
+    columns=st.integers(1, 70),
+    center=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_sums_are_added_in_the_order_of_the_format(rows, rank, columns, center, dtype):
+    draw = torch.Generator().manual_seed(rows * rank * columns)
+    scores, basis, mean = (
+        torch.randn(shape, generator=draw, dtype=dtype) for shape in ((rows, rank), (rank, columns), (1, columns))
+    )
+    used = mean if center else None
+    assert torch.equal(rows_in_basis(scores, basis, used), one_by_one(scores, basis, used))
+    # neither the layout in memory nor the company of other rows changes a bit
+    turned = rows_in_basis(scores.T.contiguous().T, basis.T.contiguous().T, used)
+    assert torch.equal(turned, one_by_one(scores, basis, used))
+    assert torch.equal(rows_in_basis(scores[-1:], basis, used), turned[-1:])
+
+
+def test_a_sum_keeps_the_sign_of_zero():
+    zero = torch.tensor([[-0.0]])
+    assert torch.signbit(rows_in_basis(zero, torch.ones(1, 1), None)).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 7])
+def test_decode_does_not_depend_on_the_number_of_threads(threads):
+    x = torch.randn(5000, 33, generator=torch.Generator().manual_seed(0))
+    planes = Seed(rank=17).encode(x)
+    spec = PlaneSpec.of(x)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        decoded = Seed(rank=17).decode(planes, spec)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(decoded, one_by_one(planes["scores"], planes["basis"], planes["mean"]))
+
+
+def test_training_sees_the_same_numbers_up_to_rounding():
+    seed = Seed(rank=5)
+    planes = seed.encode(matrix(40, 12).float())
+    spec = PlaneSpec((40, 12), "float32")
+    exact = seed.decode(planes, spec)
+    trained = seed.decode({name: plane.clone().requires_grad_() for name, plane in planes.items()}, spec)
+    assert trained.requires_grad
+    assert torch.allclose(exact, trained, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        assert torch.equal(seed.decode({name: plane.requires_grad_() for name, plane in planes.items()}, spec), exact)
 
 
 # ---- the rest ----

@@ -4,8 +4,8 @@ Each file holds an input plane, the planes that it was encoded to, and what thos
 version and configuration as metadata. Files that exist are left alone: they stand for artifacts that people have, so a
 decoder that no longer reproduces them needs a new version, not new fixtures. Add a case, run this, commit the new file.
 
-The planes of ``seed`` are rounded to multiples of 1/256, so that every machine computes its matrix product exactly,
-whatever the order of the sums.
+The planes of two cases of ``seed`` are rounded to multiples of 1/256: their sums are exact in any order, which was all that
+the format promised at first. Those of the third are not, so it pins the order.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from stackc.transform import Weighted, config_fields
 
 FOLDER = Path(__file__).parent / "fixtures"
 
+#: Cases whose planes are rounded, so that their sums are exact.
+ROUNDED = ("seed-centred", "seed-uncentred")
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "prune-sparsity": ("prune", {"sparsity": 0.6}),
     "prune-rows": ("prune", {"rows": 0.5}),
     "prune-columns": ("prune", {"columns": 0.4}),
     "seed-centred": ("seed", {"rank": 3}),
     "seed-uncentred": ("seed", {"rank": 3, "center": False}),
+    "seed-order-of-sums": ("seed", {"rank": 9}),
     "int-8-symmetric-row": ("int", {"bits": 8}),
     "int-4-group": ("int", {"bits": 4, "granularity": "group", "group_size": 4}),
     "int-5-asymmetric": ("int", {"bits": 5, "symmetric": False}),
@@ -65,7 +69,7 @@ def write(case: str) -> None:
     if not transform.settled:
         transform = transform.settle({"x": Weighted(x)})["x"]
     planes = transform.encode(x)
-    if name == "seed":
+    if case in ROUNDED:
         planes = {plane: torch.round(values * 256) / 256 for plane, values in planes.items()}
     metadata = {
         "name": name,
