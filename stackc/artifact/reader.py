@@ -14,8 +14,12 @@ from stackc.artifact.container import CheckedPayload, decompress, read_manifest
 from stackc.artifact.manifest import KINDS, Manifest, decode_manifest
 from stackc.companions import GENERATION, LEFT_BEHIND, is_tokenizer_file, read_names, without_code
 from stackc.errors import ArtifactError, DependencyError, SpecError
+from stackc.fingerprint import fingerprint
 from stackc.nearest import nearest
 from stackc.packer import Packer
+from stackc.parallel import map_ordered, one_thread_per_operation
+from stackc.planes import byte_view
+from stackc.progress import Progress
 from stackc.spec import PlaneSpec, total_bytes
 from stackc.stack import PlannedPlane, Stack, decode, from_wire, stored_planes
 
@@ -174,7 +178,8 @@ class Artifact(Mapping[str, "Tensor"]):
             return plane
 
         try:
-            tensor = decode(stack, spec, plane_at)
+            with one_thread_per_operation():  # how a sum is split between threads decides how it rounds
+                tensor = decode(stack, spec, plane_at)
             difference = spec.mismatch(tensor)
             if difference is not None:
                 raise ArtifactError(difference)
@@ -256,12 +261,38 @@ class Artifact(Mapping[str, "Tensor"]):
 
     def state_dict(self, workers: int | None = None) -> dict[str, Tensor]:
         """All tensors, decoded in parallel; tied names share one tensor."""
-        from stackc.parallel import map_ordered
-
         state = dict(zip(self.manifest.names, map_ordered(self.__getitem__, self.manifest.names, workers), strict=True))
         for other, first in self.ties.items():
             state[other] = state[first]
         return state
+
+    def checksum(self, workers: int | None = None, progress: Progress | None = None) -> str:
+        """SHA-256 of the decoded tensors, in hexadecimal: decodes everything, a few tensors at a time.
+
+        Names, dtypes, shapes and ties enter as well, what packs the tensors does not; docs/format.md says how. Two machines
+        that find the same one have the same bits.
+
+        Parameters
+        ----------
+        workers : int, optional
+            Threads; as many as there are cores by default. The result does not depend on it.
+        progress : Progress, optional
+            Told of the bytes that are decoded.
+
+        Raises
+        ------
+        ArtifactError
+            If the file is damaged.
+        """
+
+        def decoded() -> Iterator[tuple[str, PlaneSpec, list[memoryview]]]:
+            tensors = map_ordered(self.__getitem__, self.specs, workers)
+            for (name, spec), tensor in zip(self.specs.items(), tensors, strict=True):
+                yield name, spec, [byte_view(tensor).data]
+                advance(spec.nbytes)
+
+        with (progress or Progress()).task(f"verify {self.path.name}", self.nbytes) as advance:
+            return fingerprint(decoded(), self.ties)
 
     def build(self) -> nn.Module:
         """The model with the decoded weights, in evaluation mode.

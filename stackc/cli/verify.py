@@ -39,22 +39,14 @@ def verify(
     from stackc.cli.progress import showing_progress
     from stackc.cli.terminal import output, say
     from stackc.humanise import plural
-    from stackc.parallel import map_ordered
 
     file = artifact_path(file)
     with Artifact(file) as artifact, showing_progress(quiet=quiet) as progress:
         planes = sum(len(artifact.planes(name)) for name in artifact.specs)
-
-        def decode(name: str) -> int:
-            return artifact[name].numel()
-
-        numbers = 0
-        with progress.task(f"verify {file.name}", artifact.nbytes) as advance:
-            for name, decoded in zip(artifact.specs, map_ordered(decode, list(artifact.specs)), strict=True):
-                numbers += decoded
-                advance(artifact.specs[name].nbytes)
+        tensors_digest = artifact.checksum(progress=progress)
         for name in artifact.bundled:
             artifact.bundled_file(name)
+        numbers = sum(spec.numel for spec in artifact.specs.values())
         size, tensors, ties, bundled = (
             artifact.file_bytes,
             len(artifact.specs),
@@ -73,4 +65,5 @@ def verify(
         f"{file} is whole: {size:,} bytes; the checksums of all blocks match, and "
         f"{plural(tensors, 'tensor')} ({plural(planes, 'plane')}, {numbers:,} numbers{extra}) decode",
         f"sha256 {digest}",
+        f"sha256 {tensors_digest} of the decoded tensors: the same wherever they have the same bits",
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stackc.companions import LEFT_BEHIND, list_names, shapes_the_model, without_code
 from stackc.errors import ModelError
+from stackc.fingerprint import fingerprint
 from stackc.nearest import nearest
 from stackc.spec import PlaneSpec, total_bytes
 
@@ -129,13 +128,7 @@ class Reference(abc.ABC):
         Two references have the same fingerprint only if they hold the same weights under the same names; the config
         does not enter.
         """
-        digest = hashlib.sha256()
-        for name, spec in self.specs.items():
-            digest.update(_line([name, spec.dtype, list(spec.shape)]))
-            for chunk in self.chunks(name):
-                digest.update(chunk)
-        digest.update(_line(self.ties))
-        return digest.hexdigest()
+        return fingerprint(((name, spec, self.chunks(name)) for name, spec in self.specs.items()), self.ties)
 
     def __repr__(self) -> str:
         return f"<{self.kind} reference {self.source}: {len(self.specs)} tensors, {self.nbytes} bytes>"
@@ -149,11 +142,6 @@ def _contents(files: Mapping[str, Path | bytes]) -> dict[str, bytes]:
         }
     except OSError as error:
         raise ModelError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def _line(value: object) -> bytes:
-    # JSON ends where it ends: no two lists of (name, spec, bytes) give the same stream.
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
 
 
 def require_known(name: str, reference: Reference) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stackc.artifact.reader import Artifact
 from tests.cli.conftest import Invoke
 
 
@@ -20,6 +21,8 @@ def test_a_whole_file_passes(stackc: Invoke, artifact: Path) -> None:
     assert "41 tensors" in result.stdout
     assert "2 bundled files" in result.stdout
     assert hashlib.sha256(data).hexdigest() in result.stdout
+    with Artifact(artifact) as opened:
+        assert f"{opened.checksum()} of the decoded tensors" in result.stdout
     assert result.stderr == ""
 
 
