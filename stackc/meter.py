@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _INTERVAL_SECONDS = 0.01
+
+#: Pieces of work shorter than this are not sampled one by one: to read the memory takes as long as some of them.
+_SHORT_SECONDS = 0.001
 
 
 def resident_bytes() -> int:
@@ -39,6 +44,7 @@ class MemoryMeter:
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
         self._open: dict[str, int] = {}
+        self._sampled = -math.inf
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
@@ -50,6 +56,7 @@ class MemoryMeter:
     def _sample(self) -> None:
         now = resident_bytes()
         with self._lock:
+            self._sampled = time.monotonic()
             for label, count in self._open.items():
                 if count:
                     self.peaks[label] = max(self.peaks.get(label, 0), now)
@@ -59,11 +66,14 @@ class MemoryMeter:
         """Count memory towards a label until the block ends."""
         with self._lock:
             self._open[label] = self._open.get(label, 0) + 1
-        self._sample()
+        begin = time.monotonic()
+        if label not in self.peaks or begin - self._sampled >= _SHORT_SECONDS:
+            self._sample()
         try:
             yield
         finally:
-            self._sample()
+            if time.monotonic() - begin >= _SHORT_SECONDS:
+                self._sample()
             with self._lock:
                 self._open[label] -= 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
@@ -206,7 +207,7 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
         """
         if not self.encode_only or not self.settled:
             return self
-        defaults = {field.name: field.default for field in msgspec.structs.fields(type(self))}
+        defaults = _defaults(type(self))
         return msgspec.structs.replace(self, **{name: defaults[name] for name in self.encode_only})
 
     @property
@@ -250,10 +251,17 @@ def config_fields(transform: Transform) -> dict[str, Any]:
     """
     fields: dict[str, Any] = msgspec.to_builtins(transform)
     if transform.encode_only:
-        for field in msgspec.structs.fields(type(transform)):
-            if field.name in transform.encode_only and getattr(transform, field.name) == field.default:
-                del fields[field.name]
+        defaults = _defaults(type(transform))
+        for name in transform.encode_only:
+            if getattr(transform, name) == defaults[name]:
+                del fields[name]
     return fields
+
+
+@functools.cache
+def _defaults(kind: type[Transform]) -> dict[str, Any]:
+    """Default of every field: msgspec reads the annotations again each time, which takes longer than encoding a small tensor."""
+    return {field.name: field.default for field in msgspec.structs.fields(kind)}
 
 
 def require_finite(x: Tensor) -> None:
