@@ -31,6 +31,9 @@ ITEM_BYTES = {
 #: A plane has at most so many axes, as arrays of numpy do.
 MAX_AXES = 64
 
+#: No tensor can have this name: safetensors files keep their metadata under it.
+RESERVED_NAME = "__metadata__"
+
 _REAL = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 import msgspec
 
 from stackc.errors import ArtifactError
+from stackc.frames import largest_window
 from stackc.lazy import numpy
 from stackc.packer import Packer
 from stackc.planes import from_bytes, to_bytes
@@ -65,7 +66,7 @@ class Zstd(Packer, frozen=True):
     A *frame* is one Zstandard frame (RFC 8878) without its first five bytes: the magic number ``28 B5 2F FD`` and the
     frame header descriptor ``00``. So it begins with the window descriptor; there is no content size, checksum or
     dictionary. To read it, put those five bytes before it. The window is at most 1 KiB or the least power of two that
-    holds the content, whichever is more. A reader refuses a frame that decodes to another length than the plane's, bytes
+    holds the content, whichever is more, and at most 2 GiB. A reader refuses a frame that decodes to another length than the plane's, bytes
     after the frame, and other layouts.
 
     Bytes depend on the version of the Zstandard library that compresses, as they do for every Zstandard file; what they
@@ -228,7 +229,7 @@ def _compress(content: bytes, level: int) -> bytes:
         write_dict_id=False,
         threads=0,  # several threads would cut the content into jobs, and the bytes would depend on their number
     )
-    if 1 << parameters.window_log > _window(len(content)):
+    if 1 << parameters.window_log > largest_window(len(content), _LEAST_WINDOW):
         raise RuntimeError(f"zstandard chose a window of 2**{parameters.window_log} for {len(content)} bytes")
     frame = zstandard.ZstdCompressor(compression_params=parameters).compress(content)
     if frame[:1] != _DESCRIPTOR:
@@ -244,7 +245,9 @@ def _decompress(frame: bytes, size: int) -> bytes:
     """
     import zstandard
 
-    decompressor = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=_window(size))
+    decompressor = zstandard.ZstdDecompressor(
+        format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=largest_window(size, _LEAST_WINDOW)
+    )
     try:
         content = decompressor.decompress(_DESCRIPTOR + frame, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
@@ -256,7 +259,3 @@ def _decompress(frame: bytes, size: int) -> bytes:
             f"a zstd frame in the file decodes to {len(content)} bytes instead of {size}; it is damaged"
         )
     return content
-
-
-def _window(size: int) -> int:
-    return max(_LEAST_WINDOW, 1 << (size - 1).bit_length())

@@ -27,6 +27,7 @@ from typing import BinaryIO
 import zstandard
 
 from stackc.errors import ArtifactError, OutputError
+from stackc.frames import largest_window
 
 MAGIC = b"\x93STACKC"
 FORMAT_VERSION = 1
@@ -63,7 +64,7 @@ def decompress(frame: bytes, size: int) -> bytes:
         # For a frame that states its size, python-zstandard allocates that and ignores max_output_size.
         if stated not in (size, zstandard.CONTENTSIZE_UNKNOWN):
             raise ArtifactError(f"its frame states {stated} bytes instead of {size}")
-        decompressor = zstandard.ZstdDecompressor(max_window_size=max(_LEAST_WINDOW, 1 << size.bit_length()))
+        decompressor = zstandard.ZstdDecompressor(max_window_size=largest_window(size, _LEAST_WINDOW))
         content = decompressor.decompress(frame, max_output_size=max(size, 1), allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ArtifactError(str(error)) from error

@@ -8,7 +8,7 @@ import msgspec
 
 from stackc.companions import may_be_bundled
 from stackc.errors import ArtifactError, ModelError
-from stackc.spec import ITEM_BYTES, PlaneSpec
+from stackc.spec import ITEM_BYTES, RESERVED_NAME, PlaneSpec
 
 #: Position in this list is the number of a dtype in the manifest; append only.
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -116,6 +116,8 @@ def _problem(manifest: Manifest) -> str | None:
         return f"it has {len(manifest.names)} names for {count} tensors"
     if len({*manifest.names, *manifest.ties}) != count + len(manifest.ties):
         return "a tensor name stands twice"
+    if RESERVED_NAME in manifest.names or RESERVED_NAME in manifest.ties:
+        return f"a tensor is called {RESERVED_NAME}, which no safetensors file can hold"
     if any(not 0 <= index < count for index in manifest.ties.values()):
         return "a tied name stands for a tensor that is not there"
     if any(not 0 <= entry.dtype < len(DTYPES) for entry in manifest.tensors):

@@ -12,7 +12,7 @@ from stackc.companions import LEFT_BEHIND, list_names, shapes_the_model, without
 from stackc.errors import ModelError
 from stackc.fingerprint import fingerprint
 from stackc.nearest import nearest
-from stackc.spec import PlaneSpec, total_bytes
+from stackc.spec import RESERVED_NAME, PlaneSpec, total_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,6 +56,13 @@ class Reference(abc.ABC):
     companions: dict[str, Path | bytes] = dataclasses.field(default_factory=dict)
     left_behind: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if RESERVED_NAME in self.specs or RESERVED_NAME in self.ties:
+            raise ModelError(
+                f"a tensor of {self.source} is called {RESERVED_NAME}, which no safetensors file can hold, so that it could "
+                "not be decoded to one; rename it"
+            )
 
     @abc.abstractmethod
     def tensor(self, name: str) -> Tensor:

@@ -90,6 +90,8 @@ FORM: dict[str, Change] = {
     "name too many": add(NAMES, "more"),
     "name twice": put(NAMES, 1, "embeddings.weight"),
     "name no text": put(NAMES, 0, 5),
+    "name of the metadata": put(NAMES, 0, "__metadata__"),
+    "tie of the metadata": put(TIES, "__metadata__", 0),
     "name also tied": put(TIES, "step", 0),
     "tie to nothing": put(TIES, "decoder.weight", 99),
     "tie negative": put(TIES, "decoder.weight", -1),

@@ -88,7 +88,7 @@ class SecondDecoder:
         self.kind, self.config, self.stacks, first_names, self.tensors, ties, self.bundle, checksums = manifest
         need(self.kind in (0, 1, 2) and len(first_names) == len(self.tensors), "manifest")
         self.names: dict[str, int] = {**{name: number for number, name in enumerate(first_names)}, **ties}
-        need(len(self.names) == len(first_names) + len(ties), "names")
+        need(len(self.names) == len(first_names) + len(ties) and "__metadata__" not in self.names, "names")
         self.payload = data[20 + compressed :]
         need(all(BUNDLED.fullmatch(name) for name in self.bundle), "bundled name")
         lengths = [length for entry in self.tensors for length in entry[3]]
@@ -383,7 +383,7 @@ def unpack_zstd(data: bytes, spec: Spec, level: int) -> np.ndarray:
     if data[0] == 0:
         return unpack_raw(data[1:], spec)
     size = raw_bytes if data[0] == 1 else spec.numel * item
-    window = max(1024, 1 << (size - 1).bit_length())
+    window = min(max(1024, 1 << (size - 1).bit_length()), 1 << 31)
     content = unzstd(bytes.fromhex("28B52FFD00") + data[1:], size, window)
     if data[0] == 1:
         return unpack_raw(content, spec)
@@ -553,7 +553,7 @@ def read_split(data: bytes, count: int, exponent_bits: int, top_bits: int, nibbl
         need(length < len(words), "floats low bytes")
         low = source.take(length or len(words))
         if length:
-            window = max(1024, 1 << (len(words) - 1).bit_length())
+            window = min(max(1024, 1 << (len(words) - 1).bit_length()), 1 << 31)
             low = unzstd(bytes.fromhex("28B52FFD00") + low, len(words), window)
         words = [word | byte << 8 * j for word, byte in zip(words, low, strict=True)]
     need(source.position == len(data), "bytes after floats")

@@ -8,7 +8,9 @@ import torch
 import zstandard
 from hypothesis import given, settings
 
+from stackc.artifact import container
 from stackc.errors import ArtifactError
+from stackc.frames import largest_window
 from stackc.registry import find
 from stackc.spec import PlaneSpec
 from stackc.testing.damage import peak_memory
@@ -166,3 +168,41 @@ def test_unknown_layouts_are_refused(layout):
 def test_whole_elements_out_of_bounds_are_refused():
     with pytest.raises(ArtifactError, match="above its upper bound"):
         zstd.unpack(bytes([ELEMENTS]) + frame(bytes([7] * 100))[1:], PlaneSpec((100,), "int8", lo=-3, hi=3))
+
+
+# ---- planes of 2 GiB and more ----
+
+
+class SmallOutput:
+    """The library's decompressor, which makes room for a little content only."""
+
+    def __init__(self, **options):
+        self._inner = REAL_DECOMPRESSOR(**options)
+
+    def decompress(self, frame, max_output_size, allow_extra_data):
+        return self._inner.decompress(
+            frame, max_output_size=min(max_output_size, 1 << 16), allow_extra_data=allow_extra_data
+        )
+
+
+REAL_DECOMPRESSOR = zstandard.ZstdDecompressor
+
+
+@pytest.mark.parametrize("size", [(1 << 30) + 1, (1 << 31) - 1, 1 << 31, (1 << 31) + 1, 3 << 30, 1 << 40])
+def test_a_plane_of_any_size_asks_for_a_window_that_zstandard_has(size, monkeypatch):
+    """The reader gets as far as counting the bytes of a frame of little content: nothing of that size is allocated."""
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", SmallOutput)
+    content = bytes(range(256)) * 16
+    largest = frame(content, window_log=27)  # the largest window of any level
+    spec = PlaneSpec((size,), "int8")
+    with pytest.raises(ArtifactError, match=f"decodes to 4096 bytes instead of {size}"):
+        zstd.unpack(bytes([PACKED]) + largest[1:], spec)
+    with pytest.raises(ArtifactError, match=f"has 4096 bytes instead of {size}"):
+        container.decompress(b"\x28\xb5\x2f\xfd" + largest, size)
+
+
+@pytest.mark.parametrize("level", range(1, 23))
+@pytest.mark.parametrize("size", [(1 << 27) + 1, 3 << 30, 1 << 40])
+def test_no_level_writes_a_window_that_readers_refuse(level, size):
+    parameters = zstandard.ZstdCompressionParameters.from_level(level, source_size=size)
+    assert 1 << parameters.window_log <= min(1 << 27, largest_window(size, least=1 << 10))

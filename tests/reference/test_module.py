@@ -46,6 +46,19 @@ def doubled(reference: ModuleReference) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_name_that_safetensors_keeps_for_itself_is_refused(tied: bool) -> None:
+    module = nn.Linear(2, 2)
+    module.register_parameter("__metadata__", module.weight if tied else nn.Parameter(torch.ones(2)))
+    with pytest.raises(
+        ModelError, match=r"a tensor of .*Linear is called __metadata__, which no safetensors .* rename it"
+    ):
+        ModuleReference.of(module)
+    inside = nn.Module()
+    inside.register_module("block", module)
+    assert len(ModuleReference.of(inside).specs) == (2 if tied else 3)  # with a prefix the name is free
+
+
 def test_specs_hold_each_tensor_once() -> None:
     reference = ModuleReference.of(Shared())
     assert reference.kind == "module"
