@@ -6,6 +6,7 @@ transform made of the values that another one made of the tensor.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,6 +55,23 @@ def join(path: str, plane: str) -> str:
     return f"{path}/{plane}" if path else plane
 
 
+def plan_of(transform: Transform, spec: PlaneSpec) -> Mapping[str, PlaneSpec]:
+    """What a transform plans for a plane; raises as its `plan` does.
+
+    Models have many tensors of one shape, and each is planned at every stage and at every look at the file. So plans are
+    kept.
+    """
+    try:
+        return _planned(transform, spec)
+    except TypeError:  # a plugin whose fields do not hash
+        return transform.plan(spec)
+
+
+@functools.lru_cache(maxsize=1024)
+def _planned(transform: Transform, spec: PlaneSpec) -> Mapping[str, PlaneSpec]:
+    return transform.plan(spec)
+
+
 def stored_planes(stack: Stack, spec: PlaneSpec) -> list[PlannedPlane]:
     """The planes at the leaves, in the order in which their bytes are stored.
 
@@ -79,7 +97,7 @@ def _walk(stack: Stack, spec: PlaneSpec, path: str, side: bool) -> Iterator[Plan
             raise SpecError(f"{stack.packer.name} does not take {path or 'the tensor'}: {reason}")
         yield PlannedPlane(path, spec, stack.packer, side)
         return
-    specs = stack.transform.plan(spec)
+    specs = plan_of(stack.transform, spec)
     if list(specs) != list(stack.planes):
         raise SpecError(
             f"{stack.transform.name} makes the planes {list(specs)}, but the stack stores {list(stack.planes)}"
@@ -111,7 +129,7 @@ def decode(
     """
     if isinstance(stack, Leaf):
         return plane_at(path, spec, stack.packer)
-    specs = stack.transform.plan(spec)
+    specs = plan_of(stack.transform, spec)
     planes = {plane: decode(child, specs[plane], plane_at, join(path, plane)) for plane, child in stack.planes.items()}
     return stack.transform.decode(planes, spec)
 
@@ -144,7 +162,7 @@ def as_planned(
     TensorError
         If the two differ.
     """
-    specs = transform.plan(spec)
+    specs = plan_of(transform, spec)
     if list(planes) != list(specs):
         raise TensorError(
             f"{transform.name} planned the planes {list(specs)} but made {list(planes)}; this is a bug in it"

@@ -411,8 +411,8 @@ def entropy_bits(plane: Tensor) -> float:
         return 0.0
     if flat.is_floating_point():
         positions = flat.view(torch.uint8).reshape(-1, flat.element_size())
-        return sum(_entropy_of_counts(torch.bincount(column.contiguous())) for column in positions.unbind(1))
-    return _entropy_of_counts(_symbol_counts(flat))
+        return _entropy_of_counts([torch.bincount(column) for column in positions.T.contiguous()], flat.numel())
+    return _entropy_of_counts([_symbol_counts(flat)], flat.numel())
 
 
 def _symbol_counts(flat: Tensor) -> Tensor:
@@ -429,7 +429,8 @@ def _symbol_counts(flat: Tensor) -> Tensor:
     return counts
 
 
-def _entropy_of_counts(counts: Tensor) -> float:
-    positive = counts[counts > 0].double()
-    total = positive.sum()
-    return max(float((positive * (total.log2() - positive.log2())).sum()), 0.0)
+def _entropy_of_counts(counts: list[Tensor], total: int) -> float:
+    """Bits of several sequences of so many symbols each. In numpy, which takes a tenth of torch's time for a few numbers."""
+    every = numpy.concatenate([of_one.numpy() for of_one in counts])
+    positive = every[every > 0].astype(numpy.float64)
+    return max(float((positive * (math.log2(total) - numpy.log2(positive))).sum()), 0.0)

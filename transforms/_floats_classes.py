@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stackc.lazy import numpy
 
 from ._floats_stream import write_stream
-from ._frequency_table import _log2
+from ._kernels import kernel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,9 +123,5 @@ def _classes(means: np.ndarray, step: int) -> np.ndarray:
 
 def _cost(symbols: np.ndarray, alphabet: int, contexts: np.ndarray, count: int) -> int:
     """About how many bits ``count`` symbols take, of which some are shown."""
-    counts = numpy.zeros(CONTEXTS * alphabet, numpy.int64)
-    counts += numpy.bincount(contexts.astype(numpy.intp) * alphabet + symbols, minlength=counts.size)
-    totals = counts.reshape(CONTEXTS, alphabet).sum(1)
-    cells, totals = counts[counts > 0], totals[totals > 0]
-    entropy = int((totals * _log2(totals)).sum()) - int((cells * _log2(cells)).sum())  # in units of 2**-12
-    return (entropy * count // int(symbols.size) >> 12) + _LEARNING_BITS * int(cells.size - totals.size)
+    entropy, cells, totals = kernel("floats").model_cost(symbols, contexts, CONTEXTS, alphabet)
+    return (entropy * count // int(symbols.size) >> 12) + _LEARNING_BITS * (cells - totals)

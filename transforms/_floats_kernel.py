@@ -29,6 +29,9 @@ _INCREMENT = 1 << 9
 _MOST_COUNTED = 1 << 14
 _LEAST_WAIT, _MOST_WAIT = 8, 1024
 
+#: Binary digits after the point of logarithms.
+_LOG2_BITS = 12
+
 #: The decoder looks a symbol up by its slot without so many low bits, and goes on from there.
 _BUCKET = 5
 
@@ -200,3 +203,56 @@ def decode(
         if states[lane] != _LEAST_STATE:
             return -1
     return position
+
+
+@njit(nogil=True, cache=True)
+def _log2(value: int) -> int:
+    """Binary logarithm of a positive integer up to 2**30, in units of 2**-12, rounded down: see `_frequency_table`."""
+    logarithm = 0
+    while value >> (logarithm + 1):
+        logarithm += 1
+    mantissa = value << (30 - logarithm)
+    for _ in range(_LOG2_BITS):
+        mantissa = (mantissa * mantissa) >> 30
+        carry = mantissa >> 31
+        mantissa >>= carry
+        logarithm = 2 * logarithm + carry
+    return logarithm
+
+
+@njit(nogil=True, cache=True)
+def model_cost(symbols: np.ndarray, contexts: np.ndarray, context_count: int, alphabet: int) -> tuple[int, int, int]:
+    """Entropy of symbols given their contexts, and what a model of them has to learn.
+
+    Parameters
+    ----------
+    symbols, contexts : ndarray
+        Shape ``(n,)``, uint8, below ``alphabet`` and ``context_count``.
+    context_count, alphabet : int
+        1 to 256.
+
+    Returns
+    -------
+    entropy : int
+        In units of 2**-12 bits.
+    cells : int
+        How many pairs of a context and a symbol occur.
+    totals : int
+        How many contexts occur.
+    """
+    counts = numpy.zeros((context_count, alphabet), numpy.int64)
+    for i in range(symbols.size):
+        counts[contexts[i], symbols[i]] += 1
+    entropy = cells = totals = 0
+    for context in range(context_count):
+        total = 0
+        for symbol in range(alphabet):
+            count = counts[context, symbol]
+            if count:
+                total += count
+                cells += 1
+                entropy -= count * _log2(count)
+        if total:
+            totals += 1
+            entropy += total * _log2(total)
+    return entropy, cells, totals

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 from stackc.errors import ArtifactError
@@ -18,8 +17,6 @@ PRECISION = 20
 _TOTAL = 1 << PRECISION
 
 _LOG2_BITS = 12  # binary digits after the point when the encoder compares costs
-
-_TABLE_SIZE = 1 << 15  # logarithms of numbers below are looked up
 
 _MOST_MANTISSA_BITS = 7
 _MOST_RICE_BITS = 15
@@ -140,19 +137,6 @@ def _log2(values: np.ndarray) -> np.ndarray:
     In integers, by repeated squaring: the logarithms of two C libraries may differ in the last bit, and then the same
     plane could get another table, though an equally good one.
     """
-    if values.size and int(values.max()) < _TABLE_SIZE:
-        found: np.ndarray = _small_logarithms()[values]
-        return found
-    return _computed_log2(values)
-
-
-@functools.cache
-def _small_logarithms() -> np.ndarray:
-    """Those of all numbers below `_TABLE_SIZE`: to look one up takes a twentieth of the time. That of 0 is not used."""
-    return _computed_log2(numpy.maximum(numpy.arange(_TABLE_SIZE), 1))
-
-
-def _computed_log2(values: np.ndarray) -> np.ndarray:
     exponents = numpy.frexp(values.astype(numpy.float64))[1].astype(numpy.int64) - 1
     mantissas = values.astype(numpy.int64) << (30 - exponents)  # 2**30 stands for 1
     logarithms = exponents

@@ -31,6 +31,7 @@ from ._bits import (
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+    from zstandard import ZstdCompressionParameters
 
 _STORED, _PACKED, _ELEMENTS, _SHUFFLED = range(4)
 
@@ -220,21 +221,29 @@ def _turn(data: bytes, shape: tuple[int, int]) -> bytes:
 def _compress(content: bytes, level: int) -> bytes:
     import zstandard
 
+    frame = zstandard.ZstdCompressor(compression_params=_parameters(level, len(content))).compress(content)
+    if frame[:1] != _DESCRIPTOR:
+        raise RuntimeError(f"zstandard wrote the frame header descriptor {frame[:1].hex()} where 00 was asked for")
+    return frame[1:]
+
+
+@functools.lru_cache(maxsize=1024)
+def _parameters(level: int, size: int) -> ZstdCompressionParameters:
+    """How frames are written; kept, since small planes of a model are often of the same size."""
+    import zstandard
+
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level,
-        source_size=len(content),
+        source_size=size,
         format=zstandard.FORMAT_ZSTD1_MAGICLESS,
         write_content_size=False,
         write_checksum=False,
         write_dict_id=False,
         threads=0,  # several threads would cut the content into jobs, and the bytes would depend on their number
     )
-    if 1 << parameters.window_log > largest_window(len(content), _LEAST_WINDOW):
-        raise RuntimeError(f"zstandard chose a window of 2**{parameters.window_log} for {len(content)} bytes")
-    frame = zstandard.ZstdCompressor(compression_params=parameters).compress(content)
-    if frame[:1] != _DESCRIPTOR:
-        raise RuntimeError(f"zstandard wrote the frame header descriptor {frame[:1].hex()} where 00 was asked for")
-    return frame[1:]
+    if 1 << parameters.window_log > largest_window(size, _LEAST_WINDOW):
+        raise RuntimeError(f"zstandard chose a window of 2**{parameters.window_log} for {size} bytes")
+    return parameters
 
 
 def _decompress(frame: bytes, size: int) -> bytes:

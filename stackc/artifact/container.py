@@ -156,7 +156,7 @@ class BlockChecksums:
 
 
 class CheckedPayload:
-    """Random access to a payload: every block is checked when it is first read. Safe to use from several threads."""
+    """Random access to a payload: every block is checked before any of it is used. Safe to use from several threads."""
 
     def __init__(self, file: BinaryIO, offset: int, length: int, checksums: bytes, path: Path) -> None:
         self._file = file
@@ -169,6 +169,9 @@ class CheckedPayload:
                 f"{self._name} is damaged: it has {len(checksums)} bytes of checksums for {blocks} blocks"
             )
         self._checksums = checksums
+        # Number and content of a block that was read and checked: small planes lie many to a block. One value, so that
+        # threads see a block of another thread or their own, and never a mixture.
+        self._recent: tuple[int, bytes] = (-1, b"")
 
     def read(self, start: int, length: int) -> bytes:
         """Bytes ``start`` to ``start + length`` of the payload.
@@ -184,6 +187,9 @@ class CheckedPayload:
             raise ArtifactError(f"{self._name} is damaged: a plane lies outside the payload of {self._length} bytes")
         first = start // BLOCK_BYTES
         begin = first * BLOCK_BYTES
+        known, block = self._recent
+        if known == first and start + length <= begin + len(block):
+            return block[start - begin : start - begin + length]
         end = min(-(-(start + length) // BLOCK_BYTES) * BLOCK_BYTES, self._length)
         data = self._read_file(self._offset + begin, end - begin)
         view = memoryview(data)
@@ -195,6 +201,8 @@ class CheckedPayload:
                     f"{self._name} is damaged between bytes {low} and {high}: the checksum of this block does "
                     "not match; restore the file from a copy"
                 )
+        if len(data) <= BLOCK_BYTES:
+            self._recent = (first, data)
         return data[start - begin : start - begin + length]
 
     def _read_file(self, offset: int, length: int) -> bytes:
