@@ -123,6 +123,5 @@ def _classes(means: np.ndarray, step: int) -> np.ndarray:
 
 def _cost(symbols: np.ndarray, alphabet: int, contexts: np.ndarray, count: int) -> int:
     """About how many bits ``count`` symbols take, of which some are shown."""
-    entropy: int
-    entropy, cells, totals = kernel("floats").model_cost(symbols, contexts, CONTEXTS, alphabet)
+    entropy, cells, totals = map(int, kernel("floats").model_cost(symbols, contexts, CONTEXTS, alphabet))
     return (entropy * count // int(symbols.size) >> 12) + _LEARNING_BITS * (cells - totals)
