@@ -175,8 +175,8 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
             As in `encode`.
         moments : Tensor, optional
             Mean of ``v v^T`` over the inputs ``v`` that rows of ``x`` are multiplied with, or, where they are looked up,
-            over gradients of what the model says; shape ``(x.shape[-1], x.shape[-1])``. None where there is neither, as with
-            biases.
+            over gradients of what the model says; shape ``(columns, columns)``, of rows as
+            `stackc.spec.as_matrix` has them. None where there is neither, as with biases.
         """
         return self.encode(x, weights)
 

@@ -90,7 +90,9 @@ class Prune(Transform, frozen=True):
     ] = None
     columns: Annotated[
         _Share | Literal["auto"] | None,
-        msgspec.Meta(description="share of columns to remove (of three or more axes, all but the first are one); auto: by rate allocation"),
+        msgspec.Meta(
+            description="share of columns to remove (of three or more axes, all but the first are one); auto: by rate allocation"
+        ),
     ] = None
     scope: Annotated[
         Literal["tensor", "global"],

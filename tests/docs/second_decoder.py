@@ -190,9 +190,7 @@ def plan_prune(
     return [Spec((length,), "bool", 0, 1), Spec(shape, spec.dtype), Spec(fallback, spec.wide)]
 
 
-def rebuild_prune(
-    planes: list[np.ndarray], spec: Spec, sparsity: Any, rows: Any, version: int, **_: Any
-) -> np.ndarray:
+def rebuild_prune(planes: list[np.ndarray], spec: Spec, sparsity: Any, rows: Any, version: int, **_: Any) -> np.ndarray:
     mask, values = planes[0].astype(bool), planes[1]
     axis = 0 if sparsity is not None or rows is not None else values.ndim - 1
     need(int(mask.sum()) == values.shape[axis], "prune mask")
