@@ -82,6 +82,7 @@ class Codebook(Transform, frozen=True):
     name: ClassVar[str] = "codebook"
     version: ClassVar[int] = 2
     side: ClassVar[frozenset[str]] = frozenset({"codebook"})
+    lighter: ClassVar[str] = "fewer entries, dtype: float16 or shared: true makes it smaller"
 
     entries: Annotated[int, msgspec.Meta(ge=2, le=65536, description="entries of the codebook, at most")] = 16
     dims: Annotated[int, msgspec.Meta(ge=1, description="consecutive values of a row that share a code")] = 1

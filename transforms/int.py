@@ -117,6 +117,8 @@ class Int(Transform, frozen=True):
     name: ClassVar[str] = "int"
     version: ClassVar[int] = 2
     side: ClassVar[frozenset[str]] = frozenset({"scale", "zero_point"})
+    factors: ClassVar[frozenset[str]] = frozenset({"scale"})
+    lighter: ClassVar[str] = "granularity: row or tensor, or a larger group_size, shares a scale among more values"
 
     encode_only: ClassVar[frozenset[str]] = frozenset({"step", "rdo", "calibrated"})
 

@@ -79,6 +79,7 @@ class Prune(Transform, frozen=True):
     name: ClassVar[str] = "prune"
     version: ClassVar[int] = 2
     side: ClassVar[frozenset[str]] = frozenset({"mask", "fallback"})
+    lighter: ClassVar[str] = "context or ans packs a sparse mask, and that of whole rows or columns is small"
 
     sparsity: Annotated[
         _Share | Literal["auto"] | None,
