@@ -118,7 +118,10 @@ class Int(Transform, frozen=True):
     version: ClassVar[int] = 2
     side: ClassVar[frozenset[str]] = frozenset({"scale", "zero_point"})
     factors: ClassVar[frozenset[str]] = frozenset({"scale"})
-    lighter: ClassVar[str] = "granularity: row or tensor, or a larger group_size, shares a scale among more values"
+    lighter: ClassVar[str] = (
+        "granularity: row or tensor, or a larger group_size, shares a scale among more values; leave tensors of very short "
+        "rows out with 'on'"
+    )
 
     encode_only: ClassVar[frozenset[str]] = frozenset({"step", "rdo", "calibrated"})
 
