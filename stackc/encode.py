@@ -9,11 +9,12 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from stackc.errors import DependencyError, PlanError, StackcError, TensorError
+from stackc.factors import require_kept
 from stackc.meter import MemoryMeter
 from stackc.packer import Packer
 from stackc.plan import TensorPlan, address
 from stackc.spec import PlaneSpec
-from stackc.stack import Leaf, Stack, as_planned, encode_plane, join, packer_at, replace, stored_planes
+from stackc.stack import Leaf, Stack, as_planned, encode_plane, is_factor, join, packer_at, replace, stored_planes
 from stackc.statistics import entropy_bits
 from stackc.transform import Transform, Weighted
 
@@ -119,6 +120,8 @@ class Walker:
                 self.inputs[path] = x
             with self.placed(stage, path, config):
                 made = encode_plane(config, x, spec, weights, self._moments.get(path))
+                if is_factor(self.plan.stacks[stage], path):
+                    require_kept(x, config.decode({plane: value for plane, (_, value) in made.items()}, spec))
             del x
             self._put(stage, path, config, made)
 

@@ -44,6 +44,8 @@ class StageRow(msgspec.Struct, frozen=True, kw_only=True):
         Time in this stage's encoder and packers, and time to decode that file; both summed over threads.
     peak_memory_bytes : int
         Most resident memory of the process while the stage was encoding.
+    caution : str
+        Says if the stage's side information takes more bytes of the file than what it is there for, and what would work.
     """
 
     use: str
@@ -61,6 +63,7 @@ class StageRow(msgspec.Struct, frozen=True, kw_only=True):
     encode_seconds: float
     decode_seconds: float
     peak_memory_bytes: int
+    caution: str = ""
 
 
 class ByteRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -173,3 +173,16 @@ def smallest_integer_dtype(lo: int, hi: int) -> str:
 def total_bytes(specs: Iterable[PlaneSpec]) -> int:
     """Bytes of several planes as torch stores them."""
     return sum(spec.nbytes for spec in specs)
+
+
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in which a tensor has rows: what comes after the first axis of three or more is one axis.
+
+    A row is then what makes one output, as in a convolution's weight, whose first axis counts its output channels.
+
+    Examples
+    --------
+    >>> as_matrix((64, 32, 3, 3)), as_matrix((64, 32)), as_matrix((64,))
+    ((64, 288), (64, 32), (64,))
+    """
+    return shape if len(shape) < 3 else (shape[0], math.prod(shape[1:]))

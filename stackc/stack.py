@@ -305,6 +305,26 @@ def packer_at(stack: Stack, path: str) -> Packer:
     return stack.packer
 
 
+def is_factor(stack: Stack, path: str) -> bool:
+    """Whether a plane multiplies blocks of another one, as a scale does, or holds what is left of such a plane.
+
+    Examples
+    --------
+    >>> from stackc.registry import find
+    >>> raw = Leaf(find("raw").stage())
+    >>> scaled = Branch(find("int").stage(), {"codes": raw, "scale": raw})
+    >>> is_factor(scaled, "scale"), is_factor(scaled, "codes"), is_factor(scaled, "")
+    (True, False, False)
+    """
+    factor = False
+    for plane in path.split("/") if path else ():
+        if isinstance(stack, Leaf):
+            raise StackcError(f"the stack has no plane {path!r}")
+        transform, stack = stack.transform, stack.planes[plane]
+        factor = plane in transform.factors or (factor and plane not in transform.side)
+    return factor
+
+
 def describe(stack: Stack) -> str:
     """One line for people: ``prune(values: seed(...), mask: raw)``."""
     if isinstance(stack, Leaf):

@@ -102,12 +102,12 @@ def calibration_notes(plan: Plan, moments: Mapping[str, Tensor]) -> list[str]:
         if matched and not any(name in moments for name in matched):
             raise PlanError(
                 f"{where} is calibrated, but nothing that it matches, such as {next(iter(matched))}, is the weight of a linear "
-                "layer that ran on the calibration data, or of an embedding that logits depend on; change 'on', or remove "
-                "'calibrated'"
+                "layer or an ungrouped convolution that ran on the calibration data, or of an embedding that logits depend on; "
+                "change 'on', or remove 'calibrated'"
             )
         if without:
             notes.append(
-                f"{where} is calibrated: {len(without)} of its matrices, such as {without[0]}, are no weights of linear layers "
-                "or embeddings that ran, and were encoded without second moments"
+                f"{where} is calibrated: {len(without)} of its matrices, such as {without[0]}, are no weights of linear "
+                "layers, ungrouped convolutions or embeddings that ran, and were encoded without second moments"
             )
     return notes

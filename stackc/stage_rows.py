@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stackc.artifact.reader import Artifact
+from stackc.balance import cautions
 from stackc.clock import Clock
 from stackc.encode_model import EncodedModel
 from stackc.judge import Judge
@@ -50,6 +52,13 @@ def stage_rows(
     rows: list[StageRow] = []
     before = reference.nbytes
     first = len(plan.stages) - len(paths)
+    with Artifact(paths[-1]) as artifact:
+        lengths = {
+            (tensor, stored.planned.path): stored.length
+            for tensor in artifact.specs
+            for stored in artifact.planes(tensor)
+        }
+    heavy = cautions(plan, lambda tensor, plane: lengths[tensor.name, plane.path])
     for last, (path, size) in enumerate(zip(paths, encoded.file_bytes, strict=True), start=first):
         stages = plan.stages if len(paths) == 1 else plan.stages[last : last + 1]
         label = plan.recipe.name if len(stages) > 1 else stages[0].stage.use
@@ -77,6 +86,7 @@ def stage_rows(
                 encode_seconds=sum(encoded.encode_seconds[index] for index in indices),
                 decode_seconds=decoded.seconds,
                 peak_memory_bytes=max((encoded.peaks.get(str(index), 0) for index in indices), default=0),
+                caution="; ".join(heavy[index] for index in indices if index in heavy),
             )
         )
         before = size

@@ -264,7 +264,8 @@ def summary_lines(report: Report) -> list[str]:
     lines += _closeness_lines(report.final.score)
     lines += control_lines(report)
     lines += seed_lines(report)
-    return [*lines, *(f"note: {printable(note)}" for note in report.notes)]
+    notes = [*(row.caution for row in report.stages if row.caution), *report.notes]
+    return [*lines, *(f"note: {printable(note)}" for note in notes)]
 
 
 def score_sentence(score: Score) -> str:

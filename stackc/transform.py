@@ -44,6 +44,10 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
     version: ClassVar[int]
     lossless: ClassVar[bool] = False
     side: ClassVar[frozenset[str]] = frozenset()
+    #: Those of ``side`` that multiply all values of a block, such as a scale: a zero in one is a block of zeros.
+    factors: ClassVar[frozenset[str]] = frozenset()
+    #: What makes side information smaller, for people whose file is mostly that.
+    lighter: ClassVar[str] = "compress these planes with later stages, or leave small tensors out of this one with 'on'"
     #: Fields that only `encode` reads: the file does not hold them.
     encode_only: ClassVar[frozenset[str]] = frozenset()
 
@@ -175,8 +179,8 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
             As in `encode`.
         moments : Tensor, optional
             Mean of ``v v^T`` over the inputs ``v`` that rows of ``x`` are multiplied with, or, where they are looked up,
-            over gradients of what the model says; shape ``(x.shape[-1], x.shape[-1])``. None where there is neither, as with
-            biases.
+            over gradients of what the model says; shape ``(columns, columns)``, of rows as
+            `stackc.spec.as_matrix` has them. None where there is neither, as with biases.
         """
         return self.encode(x, weights)
 

@@ -155,7 +155,7 @@ def test_matrices_without_moments_are_noted() -> None:
     recipe = recipe_from({"stages": [{"use": "int", "bits": 4, "calibrated": True}]})
     (note,) = calibration_notes(plan_recipe(recipe, specs, {}), {"layer.weight": torch.eye(4)})
     assert note == (
-        "stages[0] (int) is calibrated: 1 of its matrices, such as extra, are no weights of linear layers or embeddings that "
+        "stages[0] (int) is calibrated: 1 of its matrices, such as extra, are no weights of linear layers, ungrouped convolutions or embeddings that "
         "ran, and were encoded without second moments"
     )
 

@@ -264,3 +264,69 @@ def test_embeddings_of_a_model_without_logits_have_none() -> None:
             return {"pooled": self.layer(self.words(ids))}
 
     assert set(moments_of(Pooled(), texts(2, 3))) == {"layer.weight"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: nn.Conv1d(3, 4, 5, stride=2, padding=2, dilation=2), (2, 3, 17)),
+        (lambda: nn.Conv1d(3, 4, 4, padding="same", padding_mode="circular"), (2, 3, 9)),
+        (lambda: nn.Conv2d(2, 5, (3, 1), stride=(1, 2), padding=(1, 0)), (3, 2, 6, 7)),
+        (lambda: nn.Conv2d(2, 5, 1, bias=False), (2, 6, 7)),  # without an axis of examples
+        (lambda: nn.Conv3d(2, 3, 2, padding="valid"), (2, 2, 4, 3, 5)),
+    ],
+)
+def test_convolutions_meet_patches(layer: Any, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of a flattened row costs what it changes in the layer's output, to the mean square."""
+    monkeypatch.setattr("stackc.moments.patches._CHUNK", 40)
+    torch.manual_seed(0)
+    module = nn.Sequential(layer())
+    calibration = batches(shape, shape, name="input")
+    moments = moments_of(module, calibration)["0.weight"]
+    d = torch.randn_like(module[0].weight)
+    with torch.no_grad():
+        module[0].weight.copy_(d)
+        if module[0].bias is not None:
+            module[0].bias.zero_()
+        axis = len(shape) - 1 - len(module[0].kernel_size)
+        changes = torch.cat([module(batch["input"]).movedim(axis, 0).flatten(1) for batch in calibration.batches], 1)
+    flat = d.flatten(1).double()
+    torch.testing.assert_close((flat @ moments * flat).sum(1), changes.double().square().mean(1), rtol=1e-4, atol=1e-6)
+
+
+class Own(nn.Conv2d):
+    """Does something else with its weight."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(2 * x)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 8, 3, groups=4), nn.ConvTranspose2d(4, 8, 3), Own(4, 8, 3)])
+def test_rows_that_do_not_all_meet_the_same_have_no_moments(layer: nn.Module) -> None:
+    assert not moments_of(nn.Sequential(layer), batches((2, 4, 5, 5), name="input"))
+
+
+def test_calibrated_convolutions_lose_less_in_what_comes_out() -> None:
+    """`int` and `seed` use the moments of flattened rows, and so lose less of the outputs than without."""
+    from stackc.spec import PlaneSpec
+    from stackc.transforms.int import Int
+    from stackc.transforms.seed import Seed
+
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Conv2d(4, 16, 3, bias=False))
+    smooth = nn.functional.avg_pool2d(torch.randn(8, 4, 16, 16), 5, 1)
+    moments = moments_of(module, Calibration(({"input": smooth},)))["0.weight"]
+    x = module[0].weight.detach()
+    for plain, calibrated in (
+        (Int(bits=3), Int(bits=3, calibrated=True)),
+        (
+            Int(bits=3, granularity="group", group_size=10),
+            Int(bits=3, granularity="group", group_size=10, calibrated=True),
+        ),
+        (Seed(rank=4), Seed(rank=4, calibrated=True)),
+    ):
+        lost = []
+        for planes in (plain.encode(x), calibrated.encode_calibrated(x, None, moments)):
+            d = (plain.decode(planes, PlaneSpec.of(x)) - x).flatten(1).double()
+            lost.append(float((d @ moments * d).sum()))
+        assert lost[1] < lost[0] / 2, (plain, lost)

@@ -60,7 +60,7 @@ def test_an_unknown_name_gets_the_nearest_one(name: str, hint: str) -> None:
 def test_a_format_that_is_not_installed() -> None:
     with pytest.raises(DependencyError, match="needs the stage wavelet@1, which is not installed"):
         registry.find_format("wavelet", 1)
-    with pytest.raises(DependencyError, match="needs int@99, but version 1 is installed"):
+    with pytest.raises(DependencyError, match="needs int@99, but versions 1 and 2 are installed"):
         registry.find_format("int", 99)
 
 
@@ -72,7 +72,8 @@ def test_presets_are_no_formats() -> None:
 def test_an_older_format_is_found_under_its_version(install) -> None:
     install(int__0="tests.helpers.old_int:OldInt")
     assert registry.find_format("int", 0).__name__ == "OldInt"
-    assert registry.find_format("int", 1).__name__ == "Int"
+    assert registry.find_format("int", 1).__name__ == "Int1"
+    assert registry.find_format("int", 2).__name__ == "Int"
     assert "int@0" not in registry.names()
 
 

@@ -35,7 +35,7 @@ def one_block(shape: tuple[int, ...]) -> Blocks:
 
 
 def blocks_of_rows(shape: tuple[int, ...], size: int | None) -> Blocks:
-    """Rows along the last axis share a scale, or ``size`` values of them."""
+    """Rows along the last axis (see `stackc.spec.as_matrix`) share a scale, or ``size`` values of them."""
     *rows, width = shape or (1,)
     size = max(min(size or width, width), 1)
     return Blocks(tuple(rows), width, max(-(-width // size), 1), size)
@@ -70,20 +70,22 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 def affine(parts: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     """Scale (float32, or float64 of float64) and zero point (the same dtype) of every block, as torchao computes them.
 
+    In the dtype that they are stored in, whatever that of the plane: a quotient in float16 may vanish.
+
     Source: ``_choose_qparams_affine`` in ``torchao/quantization/quant_primitives.py``.
     """
     steps = float((1 << bits) - 1)
-    floor = min(torch.finfo(parts.dtype).smallest_normal, torch.finfo(torch.float32).eps)
     stored = wide_dtype(parts.dtype)
-    least, most = torch.aminmax(parts, dim=-1)
+    floor = torch.finfo(stored).smallest_normal
+    least, most = (end.to(stored) for end in torch.aminmax(parts, dim=-1))
     least, most = least.clamp(max=0), most.clamp(min=0)
     if symmetric:
         scale = (torch.maximum(-least, most) / (steps / 2)).clamp(min=floor)
-        return scale.to(stored), torch.zeros_like(scale, dtype=stored)
+        return scale, torch.zeros_like(scale)
     scale = (most - least) / steps
     scale = torch.where(scale.isfinite(), scale, most / steps - least / steps).clamp(min=floor)
     zero_point = torch.clamp(-torch.round(least / scale), 0, steps)
-    return scale.to(stored), zero_point.to(stored)
+    return scale, zero_point
 
 
 @one_thread_per_operation()

@@ -11,7 +11,7 @@ import msgspec
 from stackc.errors import SpecError, TensorError
 from stackc.lazy import numpy, torch
 from stackc.planes import from_bytes, limited, to_bytes
-from stackc.spec import ITEM_BYTES, PlaneSpec, smallest_integer_dtype
+from stackc.spec import ITEM_BYTES, PlaneSpec, as_matrix, smallest_integer_dtype
 from stackc.transform import Transform, Weighted, require_finite
 
 from . import _kmeans
@@ -37,7 +37,8 @@ class Codebook(Transform, frozen=True):
     ``codebook`` ``(entries, dims)``           the entries; absent with ``shared``
     ============ ============================= ==============================================================
 
-    Rows lie along the last axis. A row shorter than ``dims`` is one vector; the last vector of a row may have fewer values
+    A row of a tensor with three or more axes is all that belongs to one place of the first axis, as in `int`; ``lead``
+    is then that axis alone, and ``width`` the others in one. A row shorter than ``dims`` is one vector; the last vector of a row may have fewer values
     than the others, and only these count when the nearest entry is sought and when entries are averaged. A plane of fewer
     vectors than ``entries`` gets as many entries as vectors. Single values are numbered in ascending order, vectors by
     falling frequency. Entries that no code names repeat the last one that is named.
@@ -79,8 +80,9 @@ class Codebook(Transform, frozen=True):
     """
 
     name: ClassVar[str] = "codebook"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     side: ClassVar[frozenset[str]] = frozenset({"codebook"})
+    lighter: ClassVar[str] = "fewer entries, dtype: float16 or shared: true makes it smaller"
 
     entries: Annotated[int, msgspec.Meta(ge=2, le=65536, description="entries of the codebook, at most")] = 16
     dims: Annotated[int, msgspec.Meta(ge=1, description="consecutive values of a row that share a code")] = 1
@@ -119,7 +121,7 @@ class Codebook(Transform, frozen=True):
         """
         if not spec.is_real:
             raise SpecError(f"codebook takes real planes (float16, bfloat16, float32, float64), this one is {spec}")
-        cut = _kmeans.grid(spec.shape, self.dims)
+        cut = _kmeans.grid(self._rows_in(spec.shape), self.dims)
         entries = self._rows if self.shared else min(self.entries, cut.vectors)
         most = max(entries - 1, 0)
         codes = PlaneSpec((*cut.lead, cut.groups), smallest_integer_dtype(0, most), 0, most)
@@ -138,8 +140,8 @@ class Codebook(Transform, frozen=True):
         """
         if not self.settled:
             raise TensorError("a shared codebook is made from all tensors: settle() it first")
-        x = x.detach().contiguous()
         specs = self.plan(PlaneSpec.of(x))
+        x = self._in_rows(x)
         cut = _kmeans.grid(tuple(x.shape), self.dims)
         if self.shared:
             require_finite(x)
@@ -160,7 +162,7 @@ class Codebook(Transform, frozen=True):
 
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
         """Look every code up in the table, whose numbers are rounded to the dtype of the spec, by way of float32."""
-        cut = _kmeans.grid(spec.shape, self.dims)
+        cut = _kmeans.grid(self._rows_in(spec.shape), self.dims)
         codes = planes["codes"]
         book = self._book(cut.size).to(codes.device) if self.shared else planes["codebook"]
         # two steps, because libraries differ in how they round float64 to half precision
@@ -173,12 +175,11 @@ class Codebook(Transform, frozen=True):
 
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Look up the nearest entry of the codebook that is there; gradients pass the look-up unchanged."""
-        x = x.detach().contiguous()
         specs = self.plan(PlaneSpec.of(x))
         if self.shared or not x.numel():
             return self.encode(x)
         book = planes["codebook"].detach()
-        codes = _plane(_codes(x, book.cpu().numpy())[0], specs["codes"])
+        codes = _plane(_codes(self._in_rows(x), book.cpu().numpy())[0], specs["codes"])
         return {"codes": codes.to(x.device), "codebook": book}
 
     def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
@@ -208,7 +209,7 @@ class Codebook(Transform, frozen=True):
         def walk() -> Iterator[Weighted]:
             for name in planes:
                 plane, weights = planes[name]
-                yield Weighted(plane.detach().contiguous(), weights)
+                yield Weighted(self._in_rows(plane), weights)
 
         seen = _kmeans.extent(walk, self.dims)
         dtype = self.dtype or ("float64" if seen.double else "float32")
@@ -228,10 +229,26 @@ class Codebook(Transform, frozen=True):
             return self.entries
         return len(self.table) // (self.dims * ITEM_BYTES[self.dtype])
 
+    def _in_rows(self, x: Tensor) -> Tensor:
+        """A plane without its graph, in the shape in which its rows lie along the last axis."""
+        return x.detach().contiguous().reshape(self._rows_in(tuple(x.shape)))
+
+    def _rows_in(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return as_matrix(shape)
+
     def _book(self, size: int) -> Tensor:
         """The shared codebook, as far as the rows of a plane reach; shape ``(entries, size)``."""
         whole = PlaneSpec((self._rows, self.dims), self.dtype or "float32")
         return from_bytes(self.table or b"", whole)[:, :size].contiguous()
+
+
+class Codebook1(Codebook, frozen=True):
+    """The format of old files: rows of every tensor lie along its last axis."""
+
+    version: ClassVar[int] = 1
+
+    def _rows_in(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
 
 
 def _rounded(centroids: np.ndarray, dtype: str) -> np.ndarray:

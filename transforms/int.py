@@ -13,7 +13,7 @@ from stackc.lazy import torch
 from stackc.planes import limited
 from stackc.rate import code_bits, rounded, stepped
 from stackc.registry import Preset
-from stackc.spec import PlaneSpec
+from stackc.spec import PlaneSpec, as_matrix
 from stackc.transform import Transform, Weighted, require_finite
 
 from ._affine import Blocks, affine, blocks_of_rows, checked, cut, join, one_block, sign_scale, spread, wide_dtype
@@ -48,13 +48,14 @@ class Int(Transform, frozen=True):
 
     These are the codes of torchao's ``quantize_`` with ``Int8WeightOnlyConfig`` and with
     ``IntxWeightOnlyConfig(..., scale_dtype=torch.float32)`` for ``PerTensor``, ``PerRow`` (``PerAxis(0)`` of a matrix) and
-    ``PerGroup``; torchao writes asymmetric codes and zero points lower by ``2**(bits-1)``. As there, the scale of a
-    half-precision plane is computed in the dtype of the plane and stored as float32. Three things differ on purpose:
+    ``PerGroup``; torchao writes asymmetric codes and zero points lower by ``2**(bits-1)``. Four things differ on purpose:
 
     * torchao's symmetric ``int1`` rounds every value to zero. Here it is the sign times the mean magnitude, which is the
       best such approximation (Rastegari et al. 2016, "XNOR-Net").
-    * The smallest scale is the smallest normal number of the dtype (2**-23 for float16), the lower one of the two floors
-      that torchao's configs have; ``Int8WeightOnlyConfig`` never goes below 2**-23.
+    * The scale of a half-precision plane is computed as float32, in which it is stored; the codes are those that torchao
+      gives for the plane as float32. In float16 the scale of small weights would vanish.
+    * The smallest scale is the smallest normal number of the dtype of the scale, the lower one of the two floors that
+      torchao's configs have; ``Int8WeightOnlyConfig`` never goes below 2**-23.
     * The last group of a row may be shorter than the others, where torchao refuses the tensor.
 
     With ``step`` that number is the scale of the whole tensor, and codes may be as large as they need to be: `settle`
@@ -77,8 +78,9 @@ class Int(Transform, frozen=True):
     symmetric : bool
         Whether the range is centred on zero, which needs no zero point.
     granularity : {"tensor", "row", "group"}, optional
-        What shares a scale: everything, a row along the last axis, or ``group_size`` values of a row. By default a row,
-        with ``step`` everything.
+        What shares a scale: everything, a row, or ``group_size`` consecutive values of a row. By default a row, with
+        ``step`` everything. A row of a tensor with three or more axes, such as the weight of a convolution, is all that
+        belongs to one place of the first axis; see `stackc.spec.as_matrix`. A vector is one row.
     group_size : int, optional
         For ``granularity="group"`` only.
     step : float or "auto", optional
@@ -113,8 +115,13 @@ class Int(Transform, frozen=True):
     """
 
     name: ClassVar[str] = "int"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     side: ClassVar[frozenset[str]] = frozenset({"scale", "zero_point"})
+    factors: ClassVar[frozenset[str]] = frozenset({"scale"})
+    lighter: ClassVar[str] = (
+        "granularity: row or tensor, or a larger group_size, shares a scale among more values; leave tensors of very short "
+        "rows out with 'on'"
+    )
 
     encode_only: ClassVar[frozenset[str]] = frozenset({"step", "rdo", "calibrated"})
 
@@ -130,8 +137,8 @@ class Int(Transform, frozen=True):
     granularity: Annotated[
         Literal["tensor", "row", "group"] | None,
         msgspec.Meta(
-            description="what shares a scale: the tensor, a row along the last axis (the default), or group_size values "
-            "of it; with step the tensor"
+            description="what shares a scale: the tensor, a row (the default; of three or more axes, all but the first "
+            "are one), or group_size values of it; with step the tensor"
         ),
     ] = None
     group_size: Annotated[
@@ -254,17 +261,16 @@ class Int(Transform, frozen=True):
         scale, zero_point = self._grid(parts, blocks)
         scale = checked(scale, x)
         lo, hi = (bound - zero_point for bound in self._range)
-        width = x.shape[-1]
+        rows = x.flatten(1)
         flat = (-1, blocks.groups)
         grid = Grid(
             scale.reshape(flat),
             lo.reshape(flat),
             hi.reshape(flat),
-            min(blocks.size, width),
+            min(blocks.size, rows.shape[1]),
             0.5 if self._is_sign else 0.0,
         )
-        per_row = None if weights is None else weights.repeat_interleave(x[0].numel() // width)
-        codes = calibrated_codes(x.reshape(-1, width), grid, moments, rdo=self.rdo, weights=per_row)
+        codes = calibrated_codes(rows, grid, moments, rdo=self.rdo, weights=weights)
         if codes is None:
             return self.encode(x, weights)
         codes = codes.reshape(*blocks.lead, -1)
@@ -430,7 +436,12 @@ class Int(Transform, frozen=True):
         return self.bits == 1 and self.symmetric
 
     def _blocks(self, shape: tuple[int, ...]) -> Blocks:
-        return one_block(shape) if self.granularity == "tensor" else blocks_of_rows(shape, self.group_size)
+        seen = self._rows_in(shape)
+        return one_block(seen) if self.granularity == "tensor" else blocks_of_rows(seen, self.group_size)
+
+    def _rows_in(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in which a plane has rows along its last axis."""
+        return as_matrix(shape)
 
     def _prepared(self, x: Tensor) -> tuple[Tensor, Blocks, Tensor]:
         """The plane without its graph, how its values share scales, and its values by block."""
@@ -456,6 +467,19 @@ class Int(Transform, frozen=True):
         else:
             return affine(parts, self._width, self.symmetric)
         return scale, torch.zeros_like(scale)
+
+
+class Int1(Int, frozen=True):
+    """The format of old files: rows of every tensor lie along its last axis."""
+
+    version: ClassVar[int] = 1
+
+    def encode_calibrated(self, x: Tensor, weights: Tensor | None, moments: Tensor | None) -> dict[str, Tensor]:
+        """Second moments are those of rows as they are today."""
+        return self.encode(x, weights) if x.ndim > 2 else super().encode_calibrated(x, weights, moments)
+
+    def _rows_in(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
 
 
 int8 = Preset(Int, {"bits": 8})

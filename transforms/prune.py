@@ -12,7 +12,7 @@ from stackc.errors import ArtifactError, SpecError, TensorError
 from stackc.lazy import torch
 from stackc.parallel import one_thread_per_operation
 from stackc.planes import limited
-from stackc.spec import PlaneSpec
+from stackc.spec import PlaneSpec, as_matrix
 from stackc.transform import Transform, Weighted, require_finite
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Prune(Transform, frozen=True):
     columns      ``(columns,)``           ``(..., kept)``              ``(..., 1)``: mean dropped column
     ============ ======================== ============================ ================================
 
-    Single weights are ranked by magnitude, rows and columns (along the first and the last axis) by their squared norm.
+    Single weights are ranked by magnitude, rows and columns by their squared norm. Rows lie along the first axis; columns
+    are those of the matrix that a tensor of three or more axes is when all but its first are one, as `seed` sees it.
     Row weights scale the squared magnitudes. Dropped weights decode to zero; dropped rows and columns to the fallback.
 
     Parameters
@@ -76,8 +77,9 @@ class Prune(Transform, frozen=True):
     """
 
     name: ClassVar[str] = "prune"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     side: ClassVar[frozenset[str]] = frozenset({"mask", "fallback"})
+    lighter: ClassVar[str] = "context or ans packs a sparse mask, and that of whole rows or columns is small"
 
     sparsity: Annotated[
         _Share | Literal["auto"] | None,
@@ -89,7 +91,9 @@ class Prune(Transform, frozen=True):
     ] = None
     columns: Annotated[
         _Share | Literal["auto"] | None,
-        msgspec.Meta(description="share of columns (last axis) to remove; auto: by rate allocation"),
+        msgspec.Meta(
+            description="share of columns to remove (of three or more axes, all but the first are one); auto: by rate allocation"
+        ),
     ] = None
     scope: Annotated[
         Literal["tensor", "global"],
@@ -146,11 +150,12 @@ class Prune(Transform, frozen=True):
         if len(spec.shape) < 2:
             what = "rows" if self.rows is not None else "columns"
             raise SpecError(f"pruning {what} takes planes with two axes or more, this one is {spec}; sparsity fits")
-        length = spec.shape[self._axis]
+        shape = self._seen_as(spec.shape)
+        length = shape[self._axis]
         return {
             "mask": PlaneSpec((length,), "bool", 0, 1),
-            "values": PlaneSpec(self._resized(spec.shape, self._count(length)), spec.dtype),
-            "fallback": PlaneSpec(self._resized(spec.shape, 1), "float64" if spec.dtype == "float64" else "float32"),
+            "values": PlaneSpec(self._resized(shape, self._count(length)), spec.dtype),
+            "fallback": PlaneSpec(self._resized(shape, 1), "float64" if spec.dtype == "float64" else "float32"),
         }
 
     def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
@@ -169,7 +174,7 @@ class Prune(Transform, frozen=True):
         if self.sparsity is not None:
             mask = _largest(_magnitudes(x, weights).reshape(-1), self._count(x.numel())).reshape(x.shape)
             return {"mask": mask, "values": x[mask]}
-        axis = self._axis
+        axis, x = self._axis, x.reshape(self._seen_as(tuple(x.shape)))
         mask = _largest(_energies(x, weights, axis), self._count(x.shape[axis]))
         values = x.index_select(axis, mask.nonzero().reshape(-1))
         return {"mask": mask, "values": values, "fallback": _fallback(x, mask, weights, axis)}
@@ -192,11 +197,12 @@ class Prune(Transform, frozen=True):
         candidates = torch.cat([values, limited(planes["fallback"], spec.dtype)], dim=axis)
         # the fallback is the last candidate, and every dropped position refers to it
         source = torch.where(mask, mask.cumsum(0) - 1, stored)
-        return candidates.index_select(axis, source)
+        return candidates.index_select(axis, source).reshape(spec.shape)
 
     def error_bound(self, x: Tensor) -> float:
         """Norm of what is dropped, less the fallback; the norm of ``x`` as long as the count is not settled."""
         x = x.detach().contiguous()
+        x = x.reshape(self._seen_as(tuple(x.shape)))
         wide = x.to(torch.float64)
         if not self.settled:
             dropped = wide
@@ -258,7 +264,7 @@ class Prune(Transform, frozen=True):
         mask = planes["mask"]
         if self.sparsity is not None:
             return {"mask": mask, "values": x[mask]}
-        axis = self._axis
+        axis, x = self._axis, x.reshape(self._seen_as(tuple(x.shape)))
         kept, dropped = (chosen.nonzero().reshape(-1) for chosen in (mask, ~mask))
         left = x.index_select(axis, dropped).to(planes["fallback"].dtype)
         fallback = left.sum(axis, keepdim=True) / max(len(dropped), 1)
@@ -276,6 +282,10 @@ class Prune(Transform, frozen=True):
     @property
     def _axis(self) -> int:
         return 0 if self.rows is not None else -1
+
+    def _seen_as(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in which a plane has what is removed along one axis."""
+        return shape if self.columns is None else as_matrix(shape)
 
     def _require_share(self) -> None:
         if not self.allocated:
@@ -297,6 +307,15 @@ class Prune(Transform, frozen=True):
 
     def _resized(self, shape: tuple[int, ...], length: int) -> tuple[int, ...]:
         return (length, *shape[1:]) if self.rows is not None else (*shape[:-1], length)
+
+
+class Prune1(Prune, frozen=True):
+    """The format of old files: columns of every tensor lie along its last axis."""
+
+    version: ClassVar[int] = 1
+
+    def _seen_as(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
 
 
 def _magnitudes(x: Tensor, weights: Tensor | None) -> Tensor:

@@ -110,6 +110,7 @@ class Seed(Transform, frozen=True):
     name: ClassVar[str] = "seed"
     version: ClassVar[int] = 1
     side: ClassVar[frozenset[str]] = frozenset({"mean", "basis"})
+    lighter: ClassVar[str] = "int on */basis makes it smaller, and matrices with fewer rows than columns gain little"
     encode_only: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
     rank: Annotated[

@@ -96,6 +96,7 @@ class Tcq(Transform, frozen=True):
     name: ClassVar[str] = "tcq"
     version: ClassVar[int] = 1
     side: ClassVar[frozenset[str]] = frozenset({"scale"})
+    factors: ClassVar[frozenset[str]] = frozenset({"scale"})
     encode_only: ClassVar[frozenset[str]] = frozenset({"step", "rdo"})
 
     step: Annotated[

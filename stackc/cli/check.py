@@ -113,6 +113,8 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
     console.print()
     for number, stage in enumerate(result.stages):
         _show_skips(number, stage)
+        if stage.caution:
+            say(console, f"at fixed width, {stage.caution}")
     if result.untouched:
         say(console, f"no stage takes {plural(len(result.untouched), 'tensor')}: {_listed(result.untouched)}")
     if result.upper_bound:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from stackc.balance import cautions, fixed_width
 from stackc.packer import Packer
 from stackc.plan import Plan, TensorPlan, address, planes_of_stage
 from stackc.spec import PlaneSpec
@@ -39,7 +40,8 @@ class CheckedStage(msgspec.Struct, frozen=True, kw_only=True):
     """What one stage will do.
 
     ``parameters`` are those that differ from their defaults. ``fixed_width_bytes`` are the planes after this stage at fixed width, before any packer: an upper bound of them if
-    ``upper_bound`` is true, because the stage then chooses from data.
+    ``upper_bound`` is true, because the stage then chooses from data. ``caution`` says if side information takes more than
+    what it is there for, at fixed width.
     """
 
     use: str
@@ -52,6 +54,7 @@ class CheckedStage(msgspec.Struct, frozen=True, kw_only=True):
     skipped: list[Skips]
     upper_bound: bool
     fixed_width_bytes: int
+    caution: str = ""
 
 
 class CheckedPlane(msgspec.Struct, frozen=True):
@@ -101,6 +104,7 @@ def checked(plan: Plan, *, model: str, task: str, notes: Sequence[str] = ()) -> 
     notes : sequence of str
         What is to be said of the model.
     """
+    heavy = cautions(plan, fixed_width)
     return CheckedRecipe(
         recipe=plan.recipe.name,
         model=model,
@@ -108,7 +112,7 @@ def checked(plan: Plan, *, model: str, task: str, notes: Sequence[str] = ()) -> 
         parameters=sum(tensor.spec.numel for tensor in plan.tensors),
         bytes=sum(tensor.spec.nbytes for tensor in plan.tensors),
         upper_bound=not plan.settled,
-        stages=[_stage(plan, index) for index in range(len(plan.stages))],
+        stages=[_stage(plan, index, heavy.get(index, "")) for index in range(len(plan.stages))],
         tensors=[_tensor(tensor) for tensor in plan.tensors],
         untouched=[tensor.name for tensor in plan.tensors if not any(tensor.steps) and not tensor.trained],
         controls=list(plan.recipe.controls),
@@ -117,7 +121,7 @@ def checked(plan: Plan, *, model: str, task: str, notes: Sequence[str] = ()) -> 
     )
 
 
-def _stage(plan: Plan, index: int) -> CheckedStage:
+def _stage(plan: Plan, index: int, caution: str) -> CheckedStage:
     stage = plan.stages[index]
     reasons: dict[str, list[str]] = {}
     for skip in stage.skipped:
@@ -134,6 +138,7 @@ def _stage(plan: Plan, index: int) -> CheckedStage:
         # A choice of an earlier stage leaves the sizes of the later ones open too.
         upper_bound=not all(before.settled for before in plan.stages[: index + 1]),
         fixed_width_bytes=sum(_fixed_width_bytes(tensor.stacks[index], tensor.spec) for tensor in plan.tensors),
+        caution=caution,
     )
 
 

@@ -13,6 +13,7 @@ from stackc.errors import PlanError
 from stackc.lazy import torch
 from stackc.moments.gradients import embedding_gradients
 from stackc.moments.inputs import watch_inputs
+from stackc.moments.patches import meets_patches
 from stackc.moments.sums import Sum
 from stackc.progress import Progress
 
@@ -27,7 +28,8 @@ __all__ = ["Moments", "second_moments"]
 class Moments(Mapping[str, "Tensor"]):
     """Second moments by tensor: the mean of ``v v^T`` over the vectors ``v`` that rows of the tensor meet.
 
-    Rows of a linear layer's weight meet its inputs: an error ``d`` of a row changes an output by ``d @ v``. Rows of an
+    Rows of a linear layer's weight meet its inputs: an error ``d`` of a row changes an output by ``d @ v``. Flattened rows
+    of a convolution's weight meet patches of its inputs, if they all meet the same, as they do not in groups. Rows of an
     embedding meet the gradients of what the model says, to which a share of their mean is added in all directions; see
     `stackc.moments.gradients.embedding_gradients`. Other tensors have none.
 
@@ -52,7 +54,7 @@ class Moments(Mapping[str, "Tensor"]):
 def second_moments(
     reference: Reference, calibration: Calibration, names: Iterable[str], progress: Progress | None = None
 ) -> Iterator[Moments]:
-    """Run the reference over calibration data and watch what its linear layers and embeddings meet.
+    """Run the reference over calibration data and watch what its linear layers, convolutions and embeddings meet.
 
     A weight that both hold has the moments of the linear layer. The result does not depend on the number of cores.
 
@@ -70,7 +72,7 @@ def second_moments(
     Yields
     ------
     Moments
-        For those of the tensors that are weights of linear layers which ran, or of embeddings that logits depend on.
+        For those of the tensors that are weights of linear layers or convolutions which ran, or of embeddings that logits depend on.
 
     Raises
     ------
@@ -94,7 +96,7 @@ def second_moments(
                 f"{name} is the weight of a Conv1D, which stores it transposed, so that its rows are not multiplied with the "
                 "layer's inputs; leave it out of the calibrated stage with 'on'"
             )
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear) or meets_patches(module):
             layers.setdefault(name, []).append(module)
         if isinstance(module, torch.nn.Embedding):
             embeddings.setdefault(name, []).append(module)

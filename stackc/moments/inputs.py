@@ -1,4 +1,4 @@
-"""What linear layers are fed."""
+"""What linear layers and convolutions are fed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stackc.calibration import Calibration, run_model
 from stackc.lazy import torch
+from stackc.moments.patches import meets_patches, patches
 from stackc.moments.sums import Sum
 from stackc.parallel import one_thread_per_operation
 from stackc.progress import Progress
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Watch:
-    """Adds up the inputs of linear layers during forward passes.
+    """Adds up the inputs of linear layers, and the patches of those of convolutions, during forward passes.
 
     In the first pass it sees which layers are fed the same tensor, as query, key and value are. From then on the first of
     them adds for all; ``broken`` says that in a later pass they were not fed the same after all.
@@ -30,7 +31,9 @@ class _Watch:
         self.mask: Tensor | None = None
         self.sums: dict[str, Sum] = {}
         self._folder = folder
-        self._share = {name for name, modules in layers.items() if share and len(modules) == 1}
+        self._share = {
+            name for name, modules in layers.items() if share and len(modules) == 1 and not meets_patches(modules[0])
+        }
         self._leaders: dict[str, str] = {}
         self._latest: dict[str, Tensor] = {}
 
@@ -39,7 +42,7 @@ class _Watch:
         self.mask = mask
         self._latest.clear()
 
-    def take(self, name: str, x: Tensor) -> None:
+    def take(self, name: str, module: nn.Module, x: Tensor) -> None:
         """A layer is about to be fed ``x``."""
         leader = self._leaders.get(name) or self._leader(name, x)
         if leader != name:
@@ -48,7 +51,8 @@ class _Watch:
         self._latest[name] = x
         if name not in self.sums:
             self.sums[name] = Sum(self._folder / str(len(self.sums)))
-        self.sums[name].add(self._real(x))
+        for vectors in patches(module, x) if meets_patches(module) else (self._real(x),):
+            self.sums[name].add(vectors)
 
     def by_name(self) -> dict[str, Sum]:
         """The sums of all layers that ran."""
@@ -78,9 +82,9 @@ def watch_inputs(
     *,
     share: bool,
 ) -> dict[str, Sum] | None:
-    """Run a model over calibration data and sum up what its linear layers are fed.
+    """Run a model over calibration data and sum up what its linear layers and convolutions are fed.
 
-    Padding is left out where the batch has an ``attention_mask`` and the input has its first two axes.
+    Padding is left out where the batch has an ``attention_mask`` and the input of a linear layer has its first two axes.
 
     Parameters
     ----------
@@ -106,7 +110,7 @@ def watch_inputs(
 
     def hook_of(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            watch.take(name, args[0] if args else kwargs["input"])
+            watch.take(name, module, args[0] if args else kwargs["input"])
 
         return hook
 

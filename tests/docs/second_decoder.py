@@ -13,6 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,7 +162,13 @@ def limit(x: np.ndarray, dtype: str) -> np.ndarray:
 # Transforms: plan(spec, **config) gives the specs of the planes, rebuild(planes, spec, **config) the plane
 
 
-def plan_prune(spec: Spec, sparsity: Any, rows: Any, columns: Any, scope: str, keep: int | None) -> list[Spec]:
+def in_rows(shape: tuple[int, ...], version: int) -> tuple[int, ...]:
+    return shape if version == 1 or len(shape) < 3 else (shape[0], math.prod(shape[1:]))
+
+
+def plan_prune(
+    spec: Spec, sparsity: Any, rows: Any, columns: Any, scope: str, keep: int | None, version: int
+) -> list[Spec]:
     need(spec.dtype in REAL, "prune of integers")
     need(sum(share is not None for share in (sparsity, rows, columns)) == 1, "prune shares")
     need((keep is not None) == (scope == "global") and (keep is None or sparsity is not None), "prune keep")
@@ -178,12 +185,12 @@ def plan_prune(spec: Spec, sparsity: Any, rows: Any, columns: Any, scope: str, k
         length, shape = spec.shape[0], (kept(rows, spec.shape[0]), *spec.shape[1:])
         fallback = (1, *spec.shape[1:])
     else:
-        length, shape = spec.shape[-1], (*spec.shape[:-1], kept(columns, spec.shape[-1]))
-        fallback = (*spec.shape[:-1], 1)
+        *lead, length = in_rows(spec.shape, version)
+        shape, fallback = (*lead, kept(columns, length)), (*lead, 1)
     return [Spec((length,), "bool", 0, 1), Spec(shape, spec.dtype), Spec(fallback, spec.wide)]
 
 
-def rebuild_prune(planes: list[np.ndarray], spec: Spec, sparsity: Any, rows: Any, **_: Any) -> np.ndarray:
+def rebuild_prune(planes: list[np.ndarray], spec: Spec, sparsity: Any, rows: Any, version: int, **_: Any) -> np.ndarray:
     mask, values = planes[0].astype(bool), planes[1]
     axis = 0 if sparsity is not None or rows is not None else values.ndim - 1
     need(int(mask.sum()) == values.shape[axis], "prune mask")
@@ -195,9 +202,10 @@ def rebuild_prune(planes: list[np.ndarray], spec: Spec, sparsity: Any, rows: Any
         out[...] = limit(planes[2], spec.dtype)
         out[mask] = values
     else:
+        out = out.reshape(in_rows(spec.shape, version))
         out[...] = limit(planes[2], spec.dtype)
         out[..., mask] = values
-    return out
+    return out.reshape(spec.shape)
 
 
 def plan_seed(spec: Spec, rank: int, variance: None, center: bool) -> list[Spec]:
@@ -218,19 +226,21 @@ def rebuild_seed(planes: list[np.ndarray], spec: Spec, center: bool, **_: Any) -
     return limit(rows, spec.dtype).reshape(spec.shape)
 
 
-def blocks(spec: Spec, granularity: str, group_size: int | None) -> tuple[tuple[int, ...], int, int, int]:
+def blocks(spec: Spec, granularity: str, group_size: int | None, version: int) -> tuple[tuple[int, ...], int, int, int]:
     need((group_size is not None) == (granularity == "group"), "int group size")
-    *lead, width = spec.shape or (1,)
+    *lead, width = in_rows(spec.shape, version) or (1,)
     if granularity == "tensor":
         return (1,) * len(lead), spec.numel, max(spec.numel, 1), 1
     size = max(width if group_size is None else min(group_size, width), 1)
     return tuple(lead), width, size, max(math.ceil(width / size), 1)
 
 
-def plan_int(spec: Spec, bits: int, symmetric: bool, granularity: str, group_size: int | None) -> list[Spec]:
+def plan_int(
+    spec: Spec, bits: int, symmetric: bool, granularity: str, group_size: int | None, version: int
+) -> list[Spec]:
     whole = symmetric and granularity == "tensor"
     need(spec.dtype in REAL and 1 <= bits <= (16 if whole else 8), "int")
-    lead, _, _, groups = blocks(spec, granularity, group_size)
+    lead, _, _, groups = blocks(spec, granularity, group_size, version)
     scale = Spec((*lead, groups), spec.wide)
     if symmetric:
         return [Spec(spec.shape, "int8" if bits <= 8 else "int16", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1), scale]
@@ -238,9 +248,15 @@ def plan_int(spec: Spec, bits: int, symmetric: bool, granularity: str, group_siz
 
 
 def rebuild_int(
-    planes: list[np.ndarray], spec: Spec, bits: int, symmetric: bool, granularity: str, group_size: int | None
+    planes: list[np.ndarray],
+    spec: Spec,
+    bits: int,
+    symmetric: bool,
+    granularity: str,
+    group_size: int | None,
+    version: int,
 ) -> np.ndarray:
-    lead, width, size, _ = blocks(spec, granularity, group_size)
+    lead, width, size, _ = blocks(spec, granularity, group_size, version)
     block = np.arange(width) // size
     values = planes[0].reshape(*lead, width).astype(spec.wide)
     if not symmetric:
@@ -280,8 +296,8 @@ def rebuild_tcq(planes: list[np.ndarray], spec: Spec, states: int, bits: int) ->
     return limit(np.array(steps, spec.wide).reshape(spec.shape) * planes[1], spec.dtype)
 
 
-def codebook_shape(spec: Spec, dims: int) -> tuple[tuple[int, ...], int, int, int]:
-    *lead, width = spec.shape or (1,)
+def codebook_shape(spec: Spec, dims: int, version: int) -> tuple[tuple[int, ...], int, int, int]:
+    *lead, width = in_rows(spec.shape, version) or (1,)
     size = max(min(dims, width), 1)
     return tuple(lead), width, size, -(-width // size)
 
@@ -297,9 +313,11 @@ def shared_table(entries: int, dims: int, dtype: Any, table: Any) -> np.ndarray:
     return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).astype(dtype).reshape(rows, dims)
 
 
-def plan_codebook(spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, table: Any) -> list[Spec]:
+def plan_codebook(
+    spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, table: Any, version: int
+) -> list[Spec]:
     need(spec.dtype in REAL and 2 <= entries <= 65536 and dims >= 1, "codebook")
-    lead, _, size, groups = codebook_shape(spec, dims)
+    lead, _, size, groups = codebook_shape(spec, dims, version)
     if shared:
         rows = len(shared_table(entries, dims, dtype, table))
     else:
@@ -312,9 +330,9 @@ def plan_codebook(spec: Spec, entries: int, dims: int, shared: bool, dtype: Any,
 
 
 def rebuild_codebook(
-    planes: list[np.ndarray], spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, table: Any
+    planes: list[np.ndarray], spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, table: Any, version: int
 ) -> np.ndarray:
-    lead, width, size, groups = codebook_shape(spec, dims)
+    lead, width, size, groups = codebook_shape(spec, dims, version)
     book = shared_table(entries, dims, dtype, table)[:, :size] if shared else planes[1]
     values = book[planes[0]].reshape(*lead, groups * size)[..., :width].astype("float64")
     return limit(limit(values, spec.wide), spec.dtype).reshape(spec.shape)
@@ -819,11 +837,11 @@ def read_magnitudes(
 
 
 TRANSFORMS: dict[tuple[str, int], tuple[Callable[..., list[Spec]], Callable[..., np.ndarray]]] = {
-    ("prune", 1): (plan_prune, rebuild_prune),
+    **{("prune", n): (partial(plan_prune, version=n), partial(rebuild_prune, version=n)) for n in (1, 2)},
     ("seed", 1): (plan_seed, rebuild_seed),
-    ("int", 1): (plan_int, rebuild_int),
+    **{("int", n): (partial(plan_int, version=n), partial(rebuild_int, version=n)) for n in (1, 2)},
     ("cast", 1): (plan_cast, rebuild_cast),
-    ("codebook", 1): (plan_codebook, rebuild_codebook),
+    **{("codebook", n): (partial(plan_codebook, version=n), partial(rebuild_codebook, version=n)) for n in (1, 2)},
     ("tcq", 1): (plan_tcq, rebuild_tcq),
 }
 PACKERS: dict[tuple[str, int], Callable[..., np.ndarray]] = {
