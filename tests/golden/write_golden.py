@@ -192,9 +192,7 @@ def write(name: str, case: Made | Planes, folder: Path) -> Path:
     path = folder / f"{name}.stackc"
     if isinstance(case, Planes):
         stack = stack_of(case.stages, case.spec)
-        packed = [
-            plane.packer.pack(case.planes[plane.path], plane.spec) for plane in stored_planes(stack, case.spec)
-        ]
+        packed = [plane.packer.pack(case.planes[plane.path], plane.spec) for plane in stored_planes(stack, case.spec)]
         with ArtifactWriter(path, "module", None) as writer:
             writer.add(["w"], case.spec, stack, packed)
             writer.finish()
