@@ -109,7 +109,7 @@ def _decode(artifact: Artifact, name: str, thorough: bool) -> None:
 def _sentence(error: Exception, path: Path) -> str:
     message = str(error)
     if not message or "\n" in message or len(message) > 4000:
-        raise Fault(f"a message is no sentence: {message[:80]!r}")
+        raise Fault(f"the message of {type(error).__name__} is no sentence: {message[:80]!r}")
     return message
 
 

@@ -10,6 +10,7 @@ import re
 import signal
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,7 +135,10 @@ def _pieces(
                 place = Place()
                 place.number = start
                 result = folder / f"{start}"
-                process = os.fork()
+                with warnings.catch_warnings():
+                    # newer Pythons warn of threads that the other process will not have; it needs none
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    process = os.fork()
                 if not process:
                     child(files, seed, start, count, place, result)
                 running[process] = _Running(start, count, place, result, [start, time.monotonic()])

@@ -74,8 +74,8 @@ class Place:
 
 
 def signature(finding: str) -> str:
-    """A finding without its numbers: the same fault, whichever mutant shows it."""
-    return "".join(letter for letter in finding if not letter.isdigit())[:120]
+    """What a finding begins with, without its numbers: the same fault, whichever mutant shows it."""
+    return "".join(letter for letter in finding.partition(":")[0] if not letter.isdigit())
 
 
 def run_piece(seeds: Sequence[bytes], seed: int, start: int, count: int, place: Place) -> Piece:
