@@ -208,6 +208,8 @@ def limit(x: np.ndarray, dtype: str) -> np.ndarray:
 
 def plan_prune(spec: Spec, sparsity: Any, rows: Any, columns: Any, scope: str, keep: int | None) -> list[Spec]:
     need(spec.dtype in REAL, "prune of integers")
+    need(all(share is None or 0 <= share <= 1 for share in (sparsity, rows, columns)), "prune share")
+    need(scope in ("tensor", "global") and (keep is None or type(keep) is int), "prune scope")
     need(sum(share is not None for share in (sparsity, rows, columns)) == 1, "prune shares")
     need((keep is not None) == (scope == "global") and (keep is None or sparsity is not None), "prune keep")
 
@@ -248,6 +250,7 @@ def rebuild_prune(planes: list[np.ndarray], spec: Spec, sparsity: Any, rows: Any
 def plan_seed(spec: Spec, rank: int, variance: None, center: bool) -> list[Spec]:
     need(spec.dtype in REAL and len(spec.shape) >= 2 and spec.numel > 0 and variance is None, "seed")
     rows, columns = spec.shape[0], math.prod(spec.shape[1:])
+    need(type(rank) is int and type(center) is bool, "seed fields")
     need(1 <= rank <= min(rows, columns), "seed rank")
     mean = [Spec((1, columns), spec.wide)] if center else []
     return [*mean, Spec((rank, columns), spec.wide), Spec((rows, rank), spec.wide)]
@@ -274,6 +277,8 @@ def blocks(spec: Spec, granularity: str, group_size: int | None) -> tuple[tuple[
 
 
 def plan_int(spec: Spec, bits: int, symmetric: bool, granularity: str, group_size: int | None) -> list[Spec]:
+    need(type(bits) is int and type(symmetric) is bool, "int fields")
+    need(group_size is None or (type(group_size) is int and group_size >= 1), "int group size")
     whole = symmetric and granularity == "tensor"
     need(spec.dtype in REAL and 1 <= bits <= (16 if whole else 8), "int")
     lead, _, _, groups = blocks(spec, granularity, group_size)
@@ -312,6 +317,7 @@ TRELLIS = {
 
 
 def plan_tcq(spec: Spec, states: int, bits: int) -> list[Spec]:
+    need(type(states) is int and type(bits) is int, "tcq fields")
     need(spec.dtype in REAL and states in TRELLIS and 2 <= bits <= 16, "tcq")
     codes = Spec(spec.shape, "int8" if bits <= 8 else "int16", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return [codes, Spec((), spec.wide)]
@@ -344,6 +350,7 @@ def shared_table(entries: int, dims: int, dtype: Any, table: Any) -> np.ndarray:
 
 
 def plan_codebook(spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, table: Any) -> list[Spec]:
+    need(type(entries) is int and type(dims) is int and type(shared) is bool, "codebook fields")
     need(spec.dtype in REAL and 2 <= entries <= 65536 and dims >= 1, "codebook")
     lead, _, size, groups = codebook_shape(spec, dims)
     if shared:
@@ -416,7 +423,7 @@ def unpack_raw(data: bytes, spec: Spec) -> np.ndarray:
 
 
 def unpack_zstd(data: bytes, spec: Spec, level: int) -> np.ndarray:
-    need(1 <= level <= 22, "zstd level")
+    need(type(level) is int and 1 <= level <= 22, "zstd level")
     item = ITEM_BYTES[spec.dtype]
     raw_bytes = spec.numel * item
     if spec.span is not None:

@@ -270,6 +270,10 @@ def the_stacks() -> Iterator[tuple[str, str, str, bytes]]:
     yield named("stage-version", "raw", "a version that there is not", put(STACKS, 0, ["raw", 9, {}]))
     yield named("stage-preset", "raw", "a preset is no format", put(STACKS, 0, ["int8", 1, {}, [RAW, RAW]]))
     yield named("stage-field", "raw", "a field that the stage does not have", put(STACKS, 0, ["raw", 1, {"level": 3}]))
+    yield named("stage-field-missing", "tcq", "tcq without states", lambda m, p: m[STACKS][0][2].pop("states"))
+    yield named("stage-field-encoder", "int", "a step, which is the encoder's", settings(step=None))
+    yield named("stage-field-type", "int", "symmetric is 1", settings(symmetric=1))
+    yield named("stage-field-nil", "int", "granularity is nil", settings(granularity=None))
     yield named("stage-nil", "raw", "a node is nil", put(STACKS, 0, None))
     yield named("packer-with-children", "raw", "a packer has a child", put(STACKS, 0, ["raw", 1, {}, [RAW]]))
     yield named(
