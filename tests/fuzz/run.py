@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "files"
 CORPUS = Path(__file__).parent / "corpus"
 
 #: Mutants that one process takes before it makes room for a new one.
-PIECE = 20_000
+PIECE = 100_000
 
 #: A mutant that takes longer than this by the clock hangs.
 _HANG_SECONDS = 300.0

@@ -141,7 +141,7 @@ def test_a_run_goes_on_where_its_log_ends(tmp_path: Path) -> None:
 
 def test_a_run_ends_with_its_time() -> None:
     lines = run(seconds=0.5, workers=2, corpus=None)
-    assert 0 < sum(line.count for line in lines) < 20_000
+    assert 0 < sum(line.count for line in lines) < 100_000
 
 
 def test_a_fault_is_shown_by_a_small_file() -> None:
