@@ -212,6 +212,8 @@ def the_manifest() -> Iterator[tuple[str, str, str, bytes]]:
     yield named("config-array", "the config is an array", put(CONFIG, [1]))
     yield named("name-missing", "fewer names than tensors", lambda m: m[NAMES].pop() and None)
     yield named("name-twice", "two tensors of one name", put(NAMES, 1, "embeddings.weight"))
+    yield named("name-metadata", "a tensor called __metadata__", put(NAMES, 1, "__metadata__"))
+    yield named("tie-metadata", "a tied name __metadata__", put(TIES, "__metadata__", 0))
     yield named("name-number", "a name is a number", put(NAMES, 0, 5))
     yield named("tie-to-a-name", "a tied name is also that of a tensor", put(TIES, "step", 0))
     yield named("tie-to-nothing", "a tie to tensor 5 of 5", put(TIES, "decoder.weight", 5))
@@ -247,6 +249,14 @@ def the_manifest() -> Iterator[tuple[str, str, str, bytes]]:
         ("../x", "path"),
         ("a\\b", "backslash"),
         ("a\0b", "zero"),
+        ("config.json", "config"),
+        ("model.safetensors", "weights"),
+        ("modeling_x.py", "code"),
+        ("pytorch_model.bin", "pickle"),
+        ("Tokenizer.json", "case"),
+        ("tokenizer.json\n", "line"),
+        ("1_Pooling/../config.json", "climbs"),
+        ("1_Transformer/config.json", "module"),
     ):
         yield named(f"bundle-name-{label}", f"a bundled file is called {name!r}", _bundled(name))
     yield named("bundle-negative", "a bundled file of -1 bytes", put(BUNDLE, "tokenizer.json", 1, -1))
