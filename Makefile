@@ -5,12 +5,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= auto
+SECONDS ?= 60
 
-.PHONY: help install demo test lint types format baselines benchmark coding-benchmark claim-benchmark healing-benchmark clean
+.PHONY: help install demo test lint types format fuzz baselines benchmark coding-benchmark claim-benchmark healing-benchmark clean
 
 help:
 	@echo "make demo        compress the built-in model with recipes/prune+seed+int8.yaml"
 	@echo "make test        lint, types, tests and docstring examples"
+	@echo "make fuzz        mutants of good files against the decoder: make fuzz SECONDS=600"
 	@echo "make format      rewrite the code in the house style"
 	@echo "make baselines   every recipe of the README's table, one after another"
 	@echo "make benchmark   time and memory on a larger model: make benchmark MODEL=folder DATA=file.tsv"
@@ -45,6 +47,10 @@ types: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The time is by the clock; one process for each processor. Findings land in tests/fuzz/corpus and make the tests fail.
+fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 baselines: $(INSTALLED)
 	$(BIN)/python benchmarks/baselines/run.py

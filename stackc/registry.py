@@ -21,6 +21,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple, TypeGuard
 
 from stackc.errors import DependencyError, RecipeError
+from stackc.humanise import printable
 from stackc.nearest import nearest
 from stackc.packer import Packer
 from stackc.training import TrainingStage
@@ -187,19 +188,20 @@ def find_format(name: str, version: int) -> FormatClass:
         raise DependencyError(_conflict(f"the format {name}@{version}, which the file needs,", list(fitting.values())))
     if fitting:
         return next(iter(fitting))
+    shown = printable(name)  # it may come from a file of anybody's
     older = {key.partition("@")[2] for key in _points() if key.startswith(f"{name}@")} - {str(version)}
     versions = sorted({stage.version for stage in classes if stage.name == name} | set(map(int, older)))
     if versions:
         listed = " and ".join(map(str, versions))
         installed = f"versions {listed} are" if len(versions) > 1 else f"version {listed} is"
         raise DependencyError(
-            f"the file needs {name}@{version}, but {installed} installed; "
+            f"the file needs {shown}@{version}, but {installed} installed; "
             "install the release of stackc, or of the plugin, that wrote it"
         )
     if unusable is not None:
         raise unusable
     package = KNOWN_PROVIDERS.get(name, "the plugin that provides it")
-    raise DependencyError(f"the file needs the stage {name}@{version}, which is not installed: install {package}")
+    raise DependencyError(f"the file needs the stage {shown}@{version}, which is not installed: install {package}")
 
 
 def _conflict(what: str, points: Iterable[EntryPoint]) -> str:

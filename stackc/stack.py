@@ -177,11 +177,17 @@ def as_planned(
 def to_wire(stack: Stack) -> list[Any]:
     """The tree as plain lists, for the manifest: ``[name, version, config]`` and, for a branch, its children in order."""
     stage: Transform | Packer = stack.packer if isinstance(stack, Leaf) else stack.transform
-    config = config_fields(stage.stored) if isinstance(stage, Transform) else msgspec.to_builtins(stage)
-    wire: list[Any] = [stage.name, stage.version, config]
+    wire: list[Any] = [stage.name, stage.version, _stored_config(stage)]
     if isinstance(stack, Branch):
         wire.append([to_wire(child) for child in stack.planes.values()])
     return wire
+
+
+def _stored_config(stage: Transform | Packer) -> dict[str, Any]:
+    """The configuration of a stage as a file holds it: every field that decoding may ask for, and no other."""
+    config: dict[str, Any]
+    config = config_fields(stage.stored) if isinstance(stage, Transform) else msgspec.to_builtins(stage)
+    return config
 
 
 class _Node(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -206,6 +212,12 @@ def from_wire(wire: Any, spec: PlaneSpec, depth: int = 0) -> Stack:
     try:
         node = msgspec.convert(wire, _Node)
         stage = msgspec.convert(node.config, find_format(node.name, node.version))
+        # A field that is left out, or left to be chosen, would mean whatever the default of the day is.
+        stored = _stored_config(stage)
+        if msgspec.msgpack.decode(msgspec.msgpack.encode(stored)) != node.config:
+            raise SpecError(
+                f"{node.name} is not configured as a file does it, by {' and '.join(stored) or 'no fields'}"
+            )
         if isinstance(stage, Packer):
             reason = stage.refusal(spec) if node.planes is None else "packers have no planes below them"
             if reason is not None:

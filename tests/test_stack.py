@@ -27,6 +27,7 @@ from stackc.stack import (
 from stackc.transform import Transform
 from tests.helpers.crafted import stack_of
 
+NOTHING = {"sparsity": 0.0, "rows": None, "columns": None, "scope": "tensor", "keep": None}
 SPEC = PlaneSpec((6, 4), "float32")
 STAGES = [
     {"use": "prune", "rows": 0.5},
@@ -97,10 +98,10 @@ def test_descriptions() -> None:
         ["int", 1, {"bits": 8, "granularity": "group"}, [RAW, RAW]],
         ["seed", 1, {"rank": 5}, [RAW, RAW, RAW]],
         ["seed", 1, {"rank": 1 << 62}, [RAW, RAW, RAW]],
-        ["seed", 1, {"variance": 0.9}, [RAW, RAW, RAW]],
-        ["prune", 1, {"sparsity": 0.5, "scope": "global"}, [RAW, RAW]],
-        ["prune", 1, {"sparsity": float("nan")}, [RAW, RAW]],
-        ["prune", 1, {"sparsity": 0.5, "scope": "global", "keep": 1 << 60}, [RAW, RAW]],
+        ["seed", 1, {"rank": None, "variance": 0.9, "center": True}, [RAW, RAW, RAW]],
+        ["prune", 1, NOTHING | {"sparsity": 0.5, "scope": "global"}, [RAW, RAW]],
+        ["prune", 1, NOTHING | {"sparsity": float("nan")}, [RAW, RAW]],
+        ["prune", 1, NOTHING | {"sparsity": 0.5, "scope": "global", "keep": 1 << 60}, [RAW, RAW]],
         cast(cast(RAW)),
         cast(["cast", 1, {"to": "bfloat16"}, [RAW]]),
     ],
@@ -120,7 +121,7 @@ def test_the_wire_form_has_a_greatest_depth() -> None:
     def nested(depth: int) -> Any:
         wire: Any = RAW
         for _ in range(depth - 1):
-            wire = ["prune", 1, {"sparsity": 0.0}, [RAW, wire]]
+            wire = ["prune", 1, NOTHING, [RAW, wire]]
         return wire
 
     assert from_wire(nested(MAX_DEPTH), SPEC)
@@ -128,6 +129,21 @@ def test_the_wire_form_has_a_greatest_depth() -> None:
         from_wire(nested(MAX_DEPTH + 1), SPEC)
     with pytest.raises(ArtifactError, match="nested deeper"):
         from_wire(nested(5000), SPEC)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"bits": 4, "symmetric": True, "granularity": "row"},
+        {"bits": 4, "symmetric": True, "granularity": None, "group_size": None},
+        {"bits": 4, "symmetric": True, "granularity": "row", "group_size": None, "calibrated": False},
+    ],
+)
+def test_a_configuration_says_everything_that_decoding_asks_for(config: dict[str, Any]) -> None:
+    """What a file leaves out would change with the defaults of the stage."""
+    with pytest.raises(ArtifactError, match="int is not configured as a file does it, by bits and symmetric and"):
+        from_wire(["int", 1, config, [RAW, RAW]], SPEC)
 
 
 def test_stored_planes_of_a_stack_that_does_not_fit() -> None:

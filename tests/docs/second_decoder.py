@@ -60,6 +60,10 @@ class Spec(NamedTuple):
         return math.prod(self.shape)
 
     @property
+    def nbytes(self) -> int:
+        return self.numel * ITEM_BYTES[self.dtype]
+
+    @property
     def span(self) -> int | None:
         return None if self.lo is None or self.hi is None else self.hi - self.lo
 
@@ -73,6 +77,19 @@ def need(condition: bool, message: str) -> None:
         raise Refused(message)
 
 
+#: Kind, config, stacks, names, tensors, ties, bundle, checksums.
+Manifest = tuple[
+    int,
+    dict[str, Any] | None,
+    list[Any],
+    list[str],
+    list[tuple[int, int, list[int], list[int]]],
+    dict[str, int],
+    dict[str, tuple[int, int]],
+    bytes,
+]
+
+
 class SecondDecoder:
     """An opened file: ``names``, ``tensor(name)``, ``bundled(file name)``."""
 
@@ -84,10 +101,16 @@ class SecondDecoder:
         need(max(compressed, size) <= LARGEST_MANIFEST and 20 + compressed <= len(data), "manifest size")
         frame = data[20 : 20 + compressed]
         need(zlib.crc32(data[:16] + frame) == checksum, "header checksum")
-        manifest = msgspec.msgpack.decode(unzstd(frame, size))
-        need(isinstance(manifest, list) and len(manifest) == 8, "manifest")
+        try:
+            manifest = msgspec.msgpack.decode(unzstd(frame, size), type=Manifest)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise Refused(f"manifest: {error}") from error
         self.kind, self.config, self.stacks, first_names, self.tensors, ties, self.bundle, checksums = manifest
         need(self.kind in (0, 1, 2) and len(first_names) == len(self.tensors), "manifest")
+        need(all(0 <= number < len(self.tensors) for number in ties.values()), "tie")
+        for stack, dtype, shape, _ in self.tensors:
+            need(0 <= stack < len(self.stacks) and 0 <= dtype < len(DTYPES), "tensor")
+            need(len(shape) <= 64 and min(shape, default=0) >= 0, "shape")
         self.names: dict[str, int] = {**{name: number for number, name in enumerate(first_names)}, **ties}
         need(len(self.names) == len(first_names) + len(ties) and "__metadata__" not in self.names, "names")
         self.payload = data[20 + compressed :]
@@ -103,6 +126,9 @@ class SecondDecoder:
         stack, dtype, shape, lengths = self.tensors[number]
         start = sum(sum(entry[3]) for entry in self.tensors[:number])
         spec = Spec(tuple(shape), DTYPES[dtype], *((0, 1) if DTYPES[dtype] == "bool" else ()))
+        leaves = list(planned(self.stacks[stack], spec, 0))
+        need(len(leaves) == len(lengths), "lengths")
+        need(sum(leaf.nbytes for leaf in leaves) <= 64 * spec.nbytes + (1 << 20), "bytes of the planes")
 
         def planes() -> Iterator[bytes]:
             at = start
@@ -111,9 +137,7 @@ class SecondDecoder:
                 at += length
 
         stored = planes()
-        decoded = decode(self.stacks[stack], spec, lambda: next(stored), 0)
-        need(next(stored, None) is None, "more planes than leaves")
-        return decoded
+        return decode(self.stacks[stack], spec, lambda: next(stored))
 
     def bundled(self, file: str) -> bytes:
         start = sum(sum(entry[3]) for entry in self.tensors)
@@ -124,18 +148,39 @@ class SecondDecoder:
         raise KeyError(file)
 
 
-def decode(node: list[Any], spec: Spec, next_bytes: Callable[[], bytes], depth: int) -> np.ndarray:
+def planned(node: Any, spec: Spec, depth: int) -> Iterator[Spec]:
+    """The specs of the leaves; refuses a node that does not have its form."""
     need(depth < 32, "depth")
+    need(isinstance(node, list) and len(node) in (3, 4), "node")
     name, version, config, *rest = node
+    need(isinstance(name, str) and type(version) is int and isinstance(config, dict), "node")
     if not rest:
         need((name, version) in PACKERS, f"packer {name}@{version}")
-        plane = PACKERS[name, version](next_bytes(), spec, **config)
+        yield spec
+        return
+    need((name, version) in TRANSFORMS, f"transform {name}@{version}")
+    specs = configured(TRANSFORMS[name, version][0], spec, config)
+    need(isinstance(rest[0], list) and len(specs) == len(rest[0]), "children")
+    for child, below in zip(rest[0], specs, strict=True):
+        yield from planned(child, below, depth + 1)
+
+
+def configured(function: Callable[..., Any], spec: Spec, config: dict[str, Any]) -> Any:
+    """What the plan of a stage makes of fields that may have any name and any type."""
+    try:
+        return function(spec, **config)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Refused(f"configuration: {error}") from error
+
+
+def decode(node: list[Any], spec: Spec, next_bytes: Callable[[], bytes]) -> np.ndarray:
+    name, version, config, *rest = node
+    if not rest:
+        plane = configured(lambda spec, **fields: PACKERS[name, version](next_bytes(), spec, **fields), spec, config)
     else:
-        need((name, version) in TRANSFORMS, f"transform {name}@{version}")
         plan, rebuild = TRANSFORMS[name, version]
         specs = plan(spec, **config)
-        need(len(specs) == len(rest[0]), "children")
-        children = [decode(child, below, next_bytes, depth + 1) for child, below in zip(rest[0], specs, strict=True)]
+        children = [decode(child, below, next_bytes) for child, below in zip(rest[0], specs, strict=True)]
         plane = rebuild(children, spec, **config)
     need(plane.shape == spec.shape, "shape")
     if spec.span is not None and spec.numel:
@@ -170,6 +215,8 @@ def plan_prune(
     spec: Spec, sparsity: Any, rows: Any, columns: Any, scope: str, keep: int | None, version: int
 ) -> list[Spec]:
     need(spec.dtype in REAL, "prune of integers")
+    need(all(share is None or 0 <= share <= 1 for share in (sparsity, rows, columns)), "prune share")
+    need(scope in ("tensor", "global") and (keep is None or type(keep) is int), "prune scope")
     need(sum(share is not None for share in (sparsity, rows, columns)) == 1, "prune shares")
     need((keep is not None) == (scope == "global") and (keep is None or sparsity is not None), "prune keep")
 
@@ -211,6 +258,7 @@ def rebuild_prune(planes: list[np.ndarray], spec: Spec, sparsity: Any, rows: Any
 def plan_seed(spec: Spec, rank: int, variance: None, center: bool) -> list[Spec]:
     need(spec.dtype in REAL and len(spec.shape) >= 2 and spec.numel > 0 and variance is None, "seed")
     rows, columns = spec.shape[0], math.prod(spec.shape[1:])
+    need(type(rank) is int and type(center) is bool, "seed fields")
     need(1 <= rank <= min(rows, columns), "seed rank")
     mean = [Spec((1, columns), spec.wide)] if center else []
     return [*mean, Spec((rank, columns), spec.wide), Spec((rows, rank), spec.wide)]
@@ -227,6 +275,7 @@ def rebuild_seed(planes: list[np.ndarray], spec: Spec, center: bool, **_: Any) -
 
 
 def blocks(spec: Spec, granularity: str, group_size: int | None, version: int) -> tuple[tuple[int, ...], int, int, int]:
+    need(granularity in ("tensor", "row", "group"), "int granularity")
     need((group_size is not None) == (granularity == "group"), "int group size")
     *lead, width = in_rows(spec.shape, version) or (1,)
     if granularity == "tensor":
@@ -238,6 +287,8 @@ def blocks(spec: Spec, granularity: str, group_size: int | None, version: int) -
 def plan_int(
     spec: Spec, bits: int, symmetric: bool, granularity: str, group_size: int | None, version: int
 ) -> list[Spec]:
+    need(type(bits) is int and type(symmetric) is bool, "int fields")
+    need(group_size is None or (type(group_size) is int and group_size >= 1), "int group size")
     whole = symmetric and granularity == "tensor"
     need(spec.dtype in REAL and 1 <= bits <= (16 if whole else 8), "int")
     lead, _, _, groups = blocks(spec, granularity, group_size, version)
@@ -282,6 +333,7 @@ TRELLIS = {
 
 
 def plan_tcq(spec: Spec, states: int, bits: int) -> list[Spec]:
+    need(type(states) is int and type(bits) is int, "tcq fields")
     need(spec.dtype in REAL and states in TRELLIS and 2 <= bits <= 16, "tcq")
     codes = Spec(spec.shape, "int8" if bits <= 8 else "int16", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return [codes, Spec((), spec.wide)]
@@ -316,6 +368,7 @@ def shared_table(entries: int, dims: int, dtype: Any, table: Any) -> np.ndarray:
 def plan_codebook(
     spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, table: Any, version: int
 ) -> list[Spec]:
+    need(type(entries) is int and type(dims) is int and type(shared) is bool, "codebook fields")
     need(spec.dtype in REAL and 2 <= entries <= 65536 and dims >= 1, "codebook")
     lead, _, size, groups = codebook_shape(spec, dims, version)
     if shared:
@@ -388,7 +441,7 @@ def unpack_raw(data: bytes, spec: Spec) -> np.ndarray:
 
 
 def unpack_zstd(data: bytes, spec: Spec, level: int) -> np.ndarray:
-    need(1 <= level <= 22, "zstd level")
+    need(type(level) is int and 1 <= level <= 22, "zstd level")
     item = ITEM_BYTES[spec.dtype]
     raw_bytes = spec.numel * item
     if spec.span is not None:
