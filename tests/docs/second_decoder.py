@@ -196,7 +196,7 @@ def convert(x: np.ndarray, dtype: str) -> np.ndarray:
         return x.astype(dtype)
     words = x.astype("<f4").view("<u4").astype(np.uint64)
     rounded = (words + 0x7FFF + ((words >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16) << np.uint64(16)
-    return rounded.astype("<u4").view("<f4")
+    return np.where(np.isnan(x), np.float32(np.nan), rounded.astype("<u4").view("<f4"))
 
 
 def limit(x: np.ndarray, dtype: str) -> np.ndarray:
@@ -215,7 +215,8 @@ def plan_prune(
     spec: Spec, sparsity: Any, rows: Any, columns: Any, scope: str, keep: int | None, version: int
 ) -> list[Spec]:
     need(spec.dtype in REAL, "prune of integers")
-    need(all(share is None or 0 <= share <= 1 for share in (sparsity, rows, columns)), "prune share")
+    shares = [share for share in (sparsity, rows, columns) if share is not None]
+    need(all(type(share) in (int, float) and 0 <= share <= 1 for share in shares), "prune share")
     need(scope in ("tensor", "global") and (keep is None or type(keep) is int), "prune scope")
     need(sum(share is not None for share in (sparsity, rows, columns)) == 1, "prune shares")
     need((keep is not None) == (scope == "global") and (keep is None or sparsity is not None), "prune keep")
@@ -238,7 +239,7 @@ def plan_prune(
 
 
 def rebuild_prune(planes: list[np.ndarray], spec: Spec, sparsity: Any, rows: Any, version: int, **_: Any) -> np.ndarray:
-    mask, values = planes[0].astype(bool), planes[1]
+    mask, values = planes[0].astype(bool), limit(planes[1], spec.dtype)
     axis = 0 if sparsity is not None or rows is not None else values.ndim - 1
     need(int(mask.sum()) == values.shape[axis], "prune mask")
     out = np.zeros(spec.shape, values.dtype)

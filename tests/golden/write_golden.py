@@ -170,6 +170,14 @@ def cases() -> dict[str, Made | Planes]:
         "prune-global": Made(weights(5, 6), [{"use": "prune", "sparsity": 0.4, "scope": "global"}]),
         "prune-rows": Made(weights(5, 6), [{"use": "prune", "rows": 0.4}]),
         "prune-columns": Made(weights(5, 6), [{"use": "prune", "columns": 0.5}]),
+        "prune-infinite": Planes(
+            PlaneSpec((2, 3), "float32"),
+            [{"use": "prune", "sparsity": 0.5}],
+            {
+                "mask": torch.tensor([[True, False, True], [False, True, False]]),
+                "values": torch.tensor([float("inf"), float("-inf"), 1.0]),
+            },
+        ),
         "prune-everything": Made(weights(5, 6), [{"use": "prune", "sparsity": 1.0}]),
         "seed": Planes(seed_spec, [{"use": "seed", "rank": 2}], seeded),
         "seed-without-mean": Planes(

@@ -298,6 +298,7 @@ def the_stacks() -> Iterator[tuple[str, str, str, bytes]]:
     yield named("prune-two-shares", "prune", "two shares are given", settings(rows=0.5))
     yield named("prune-no-share", "prune", "no share is given", settings(sparsity=None))
     yield named("prune-share", "prune", "a share of 1.5", settings(sparsity=1.5))
+    yield named("prune-share-type", "prune", "a share of true", settings(sparsity=True))
     yield named("prune-keep", "prune-global", "more elements are kept than there are", settings(keep=31))
     yield named("prune-global-unsettled", "prune-global", "scope global without keep", settings(keep=None))
     yield named(
