@@ -69,8 +69,8 @@ def items_of(data: bytes | memoryview) -> int:
 
     Examples
     --------
-    >>> items_of(b"\x93\x01\x02\x03"), items_of(b"\x81\xa1x\x00"), items_of(b"\xdd\xff\xff\xff\xff"), items_of(b"\xc0")
-    (3, 1, 4294967295, 0)
+    >>> [items_of(bytes.fromhex(start)) for start in ("93 01 02 03", "81 a178 01", "dd ffffffff", "c0")]
+    [3, 1, 4294967295, 0]
     """
     view = memoryview(data)
     pairs = bool(view) and (0x80 <= view[0] < 0x90 or view[0] in (0xDE, 0xDF))
