@@ -100,7 +100,11 @@ class Artifact(Mapping[str, "Tensor"]):
         self._payload = CheckedPayload(self._file, offset, length, self.manifest.checksums, self.path)
         self._index = {name: number for number, name in enumerate(self.manifest.names)} | self.manifest.ties
         try:
-            specs = [entry.spec for entry in self.manifest.tensors]
+            kinds: dict[tuple[int, tuple[int, ...]], PlaneSpec] = {}  # of thousands of tensors, most look like another
+            specs = [
+                kinds.get((entry.dtype, entry.shape)) or kinds.setdefault((entry.dtype, entry.shape), entry.spec)
+                for entry in self.manifest.tensors
+            ]
         except SpecError as error:
             raise ArtifactError(f"{self.path.name} is damaged: {error}") from error
         self.specs = dict(zip(self.manifest.names, specs, strict=True))
