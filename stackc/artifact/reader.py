@@ -119,7 +119,7 @@ class Artifact(Mapping[str, "Tensor"]):
         if amount > limit:
             raise ArtifactError(
                 f"{self.path.name} would {what.format(amount)}, more than the limit of {limit}; "
-                "if you trust it, open it with a larger max_bytes"
+                "if you trust it, open it with stackc.open(path, max_bytes=...) and a larger number"
             )
 
     def _layout(self) -> tuple[list[int], int]:
