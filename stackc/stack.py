@@ -173,7 +173,7 @@ def cost(stack: Stack, spec: PlaneSpec) -> Cost:
     planes, work = 0, ELEMENT_WORK * spec.numel
     if isinstance(stack, Leaf):
         return Cost(planes, work + stack.packer.work(spec))
-    specs = stack.transform.plan(spec)
+    specs = plan_of(stack.transform, spec)
     work += stack.transform.work(spec)
     for plane, child in stack.planes.items():
         below = cost(child, specs[plane])
