@@ -102,7 +102,8 @@ def open(path: str | Path, *, max_bytes: int | None = None) -> Artifact:  # noqa
     path : path
         The file.
     max_bytes : int, optional
-        Refuse a file whose tensors would take more than this.
+        Refuse a file whose tensors would take more than this, instead of 64 MiB plus 4,096 times the file's size. A larger
+        number also allows what decoding so much takes on the way.
 
     Raises
     ------

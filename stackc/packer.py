@@ -49,6 +49,14 @@ class Packer(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown_fi
             If the bytes are damaged so that they cannot be a plane with this spec.
         """
 
+    def work(self, spec: PlaneSpec) -> int:
+        """What `unpack` takes in multiplications of a matrix product, beyond some tens for each element; reads no data.
+
+        Readers refuse files that would keep them busy out of proportion to their size, so packers that take hundreds for an
+        element say so here. 0, as by default, is right for most.
+        """
+        return 0
+
     def accepts(self, spec: PlaneSpec) -> bool:
         """Whether this packer can take a plane with this spec."""
         return self.refusal(spec) is None

@@ -84,6 +84,15 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
         """Rebuild the plane with this spec: pure torch, differentiable in every real plane."""
 
+    def work(self, spec: PlaneSpec) -> int:
+        """Multiplications that `decode` of a plane with this spec takes, beyond a few for each element; reads no data.
+
+        A reader refuses files that would keep it busy out of proportion to their size, so transforms with matrix products,
+        or with tables that every `decode` goes through, say so here. A few operations for each element of the plane, and of
+        those it is made from, are counted anyway: 0, as by default, is right for most.
+        """
+        return 0
+
     def fake(self, x: Tensor) -> Tensor:
         """Straight-through round trip for training: forward as stored, gradient as identity."""
         spec = PlaneSpec.of(x)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: What it takes to round one number of a table, in multiplications of a matrix product.
+_TABLE_WORK = 64
+
+
 class Codebook(Transform, frozen=True):
     """Store ``dims`` consecutive values of a row as one code: the number of the nearest entry of a table.
 
@@ -172,6 +176,10 @@ class Codebook(Transform, frozen=True):
         vectors = torch.nn.functional.embedding(codes.to(torch.int32), book)
         rows = vectors.reshape(*cut.lead, cut.groups * cut.size)
         return rows[..., : cut.width].reshape(spec.shape).contiguous()
+
+    def work(self, spec: PlaneSpec) -> int:
+        """Rounding the table, however few of its entries are looked up."""
+        return _TABLE_WORK * self._rows * self.dims if self.shared else 0
 
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Look up the nearest entry of the codebook that is there; gradients pass the look-up unchanged."""

@@ -229,6 +229,11 @@ class Seed(Transform, frozen=True):
         rows = rows_in_basis(planes["scores"], planes["basis"], planes["mean"] if self.center else None)
         return limited(rows.reshape(spec.shape), spec.dtype)
 
+    def work(self, spec: PlaneSpec) -> int:
+        """Those of the matrix product."""
+        scores = self.plan(spec)["scores"]
+        return scores.numel * math.prod(spec.shape[1:])
+
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Project on the basis that is there; differentiable, in the dtype of the planes.
 

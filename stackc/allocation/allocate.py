@@ -12,7 +12,7 @@ from stackc.allocation.frontier import Point, slope
 from stackc.allocation.sensitivity import Sensitivity, TensorLoss
 from stackc.allocation.tree import Choice, Closed, Explorer, Pick
 from stackc.artifact.container import BLOCK_BYTES, compress, frame_manifest
-from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry
+from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry, pack_config
 from stackc.errors import PlanError, TensorError
 from stackc.humanise import size_text
 from stackc.parallel import map_ordered
@@ -295,26 +295,26 @@ class Allocator:
             {other: tensor.name for tensor in self._plan.tensors for other in tensor.names[1:]},
             {**self._made, **self._choices(points)},
         )
-        wires = [to_wire(tensor.stacks[-1]) for tensor in plan.tensors]
-        table = {msgspec.msgpack.encode(wire): wire for wire in wires}
-        numbers = {key: number for number, key in enumerate(table)}
+        wires = [msgspec.msgpack.encode(to_wire(tensor.stacks[-1])) for tensor in plan.tensors]
+        table = list(dict.fromkeys(wires))
+        numbers = {wire: number for number, wire in enumerate(table)}
         sizes = {**self._fixed, **{name: point.size for name, point in points.items()}}
         entries = []
         for tensor, wire in zip(plan.tensors, wires, strict=True):
             leaves = len(stored_planes(tensor.stacks[-1], tensor.spec))
             lengths = (*(sizes[tensor.name] // leaves + leaf for leaf in range(leaves)),)
-            number = numbers[msgspec.msgpack.encode(wire)]
-            entries.append(TensorEntry(number, DTYPES.index(tensor.spec.dtype), tensor.spec.shape, lengths))
+            entries.append(TensorEntry(numbers[wire], DTYPES.index(tensor.spec.dtype), tensor.spec.shape, lengths))
         packed = sum(packed for packed, _ in self._bundle.values())
-        blocks = -(-(sum(sizes.values()) + packed) // BLOCK_BYTES)
+        payload = sum(sizes.values()) + packed
+        blocks = -(-payload // BLOCK_BYTES)
         manifest = Manifest(
             kind=KINDS.index(self._reference.kind),
-            config=self._reference.config,
-            stacks=list(table.values()),
+            config=pack_config(self._reference.config),
+            stacks=list(map(msgspec.Raw, table)),
             names=[tensor.name for tensor in plan.tensors],
             tensors=entries,
             ties={other: number for number, tensor in enumerate(plan.tensors) for other in tensor.names[1:]},
             bundle=self._bundle,
             checksums=hashlib.shake_128(b"").digest(4 * blocks),  # as hard to compress as real ones
         )
-        return len(frame_manifest(manifest.encode())) + packed
+        return len(frame_manifest(manifest.encode(), payload)) + packed

@@ -26,6 +26,7 @@ from typing import BinaryIO
 
 import zstandard
 
+from stackc.artifact.limits import manifest_limit
 from stackc.errors import ArtifactError, OutputError
 from stackc.frames import largest_window
 
@@ -73,19 +74,25 @@ def decompress(frame: bytes, size: int) -> bytes:
     return content
 
 
-def frame_manifest(manifest: bytes) -> bytes:
-    """Header and compressed manifest: the start of the file.
+def frame_manifest(manifest: bytes, payload_bytes: int = 0) -> bytes:
+    """Header and compressed manifest: the start of a file with so many bytes after it.
 
     Raises
     ------
     OutputError
-        If the manifest is larger than any reader takes.
+        If the manifest is larger than any reader takes, or than it takes for a file of that size.
     """
     if len(manifest) > MAX_MANIFEST_BYTES:
         raise OutputError(
             f"the manifest takes {len(manifest)} bytes, more than {MAX_MANIFEST_BYTES}: the model has too many tensors"
         )
     compressed = compress(manifest)
+    limit = manifest_limit(HEADER_BYTES + len(compressed) + payload_bytes)
+    if len(manifest) > limit:
+        raise OutputError(
+            f"the manifest takes {len(manifest)} bytes, more than the {limit} that readers allow a file of this size: "
+            "its config repeats itself too often; shorten it"
+        )
     start = MAGIC + bytes([FORMAT_VERSION]) + _LENGTHS.pack(len(compressed), len(manifest))
     return start + _CRC.pack(zlib.crc32(compressed, zlib.crc32(start))) + compressed
 
@@ -114,10 +121,16 @@ def read_manifest(file: BinaryIO, name: str) -> tuple[bytes, int]:
         raise ArtifactError(
             f"{name} is damaged: its header announces a manifest of {max(compressed_bytes, manifest_bytes)} bytes"
         )
-    available = os.fstat(file.fileno()).st_size - HEADER_BYTES
+    file_bytes = os.fstat(file.fileno()).st_size
+    available = file_bytes - HEADER_BYTES
     if compressed_bytes > available:
         raise ArtifactError(
             f"{name} is truncated or damaged: its manifest needs {compressed_bytes} bytes, {available} follow"
+        )
+    if manifest_bytes > manifest_limit(file_bytes):
+        raise ArtifactError(
+            f"{name} is damaged: its manifest of {manifest_bytes} bytes is larger than the {manifest_limit(file_bytes)} that "
+            f"a file of {file_bytes} bytes may have"
         )
     compressed = file.read(compressed_bytes)
     start = header[: HEADER_BYTES - _CRC.size]

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import msgspec
 
+from stackc.artifact.counting import items_of, require_few_items
+from stackc.artifact.limits import (
+    CONFIG_ITEMS_PER_BYTE,
+    FREE_CONFIG_ITEMS,
+    FREE_TENSORS,
+    FREE_TIES,
+    MAX_BUNDLED,
+    MAX_CONFIG_DEPTH,
+    MAX_STORED_PLANES,
+)
 from stackc.companions import may_be_bundled
 from stackc.errors import ArtifactError, ModelError
-from stackc.spec import ITEM_BYTES, RESERVED_NAME, PlaneSpec
+from stackc.spec import ITEM_BYTES, MAX_AXES, RESERVED_NAME, PlaneSpec
 
 #: Position in this list is the number of a dtype in the manifest; append only.
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 assert set(DTYPES) == set(ITEM_BYTES)
 
 KINDS = ("transformers", "safetensors", "module")
+
+#: First bytes of what a config may be in MessagePack.
+_MAP_OR_NIL = frozenset(bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF, 0xC0))
 
 
 class TensorEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -34,8 +48,8 @@ class TensorEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
     stack: int
     dtype: int
-    shape: tuple[int, ...]
-    lengths: tuple[int, ...]
+    shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=MAX_AXES)]
+    lengths: Annotated[tuple[int, ...], msgspec.Meta(max_length=MAX_STORED_PLANES)]
 
     @property
     def spec(self) -> PlaneSpec:
@@ -47,13 +61,15 @@ class TensorEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The manifest; see ``docs/format.md`` for the meaning of every field.
 
+    What may hold anything at all, the config and the stacks, stays as it is in the file until somebody asks for it.
+
     Parameters
     ----------
     kind : int
         Number in `KINDS`.
-    config : dict or None
-        Hugging Face configuration of the model, as in its ``config.json``.
-    stacks : list
+    config : msgspec.Raw
+        Hugging Face configuration of the model, as in its ``config.json``, or nil; see `pack_config` and `unpack_config`.
+    stacks : list of msgspec.Raw
         Table of stacks, as `stackc.stack.to_wire` writes them.
     names : list of str
         Name of each tensor.
@@ -68,8 +84,8 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """
 
     kind: int
-    config: dict[str, Any] | None
-    stacks: list[Any]
+    config: msgspec.Raw
+    stacks: list[msgspec.Raw]
     names: list[str]
     tensors: list[TensorEntry]
     ties: dict[str, int]
@@ -77,21 +93,68 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     checksums: bytes
 
     def encode(self) -> bytes:
-        """MessagePack form.
-
-        Raises
-        ------
-        ModelError
-            If the config holds what MessagePack cannot: integers of more than 64 bits, or itself.
-        """
-        try:
-            return msgspec.msgpack.encode(self)
-        except (OverflowError, TypeError, RecursionError) as error:
-            raise ModelError(f"the config of the model cannot be stored: {error}") from error
+        """MessagePack form."""
+        return msgspec.msgpack.encode(self)
 
 
-def decode_manifest(data: bytes, name: str) -> Manifest:
+class _Sections(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The manifest before any object is made of what it lists."""
+
+    kind: int
+    config: msgspec.Raw
+    stacks: msgspec.Raw
+    names: msgspec.Raw
+    tensors: msgspec.Raw
+    ties: msgspec.Raw
+    bundle: msgspec.Raw
+    checksums: msgspec.Raw
+
+
+def pack_config(config: Mapping[str, Any] | None) -> msgspec.Raw:
+    """A config as the manifest holds it.
+
+    Raises
+    ------
+    ModelError
+        If it holds what MessagePack cannot: integers of more than 64 bits, or itself.
+
+    Examples
+    --------
+    >>> unpack_config(pack_config({"hidden_size": 4}), file_bytes=100)
+    {'hidden_size': 4}
+    """
+    try:
+        return msgspec.Raw(msgspec.msgpack.encode(None if config is None else dict(config)))
+    except (OverflowError, TypeError, RecursionError) as error:
+        raise ModelError(f"the config of the model cannot be stored: {error}") from error
+
+
+def unpack_config(config: msgspec.Raw, file_bytes: int) -> dict[str, Any] | None:
+    """Inverse of `pack_config`, for a file of so many bytes.
+
+    Raises
+    ------
+    ArtifactError
+        If it is no map with texts for keys, or has more in it than a config has.
+    """
+    try:
+        require_few_items(config, FREE_CONFIG_ITEMS + CONFIG_ITEMS_PER_BYTE * file_bytes, MAX_CONFIG_DEPTH)
+        return msgspec.msgpack.decode(config, type=dict[str, Any] | None)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ArtifactError(str(error)) from error
+
+
+def decode_manifest(data: bytes, name: str, file_bytes: int) -> Manifest:
     """Parse and cross-check a manifest.
+
+    Parameters
+    ----------
+    data : bytes
+        Its MessagePack form.
+    name : str
+        Name of the file, for messages.
+    file_bytes : int
+        Size of the file, which bounds how much it may list.
 
     Raises
     ------
@@ -99,21 +162,39 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         If it does not have the form of one.
     """
     try:
-        manifest = msgspec.msgpack.decode(data, type=Manifest)
+        problem = _surplus(msgspec.msgpack.decode(data, type=_Sections), file_bytes)
+        if problem is None:
+            manifest = msgspec.msgpack.decode(data, type=Manifest)
+            problem = _problem(manifest)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{name} is damaged: its manifest does not parse ({error})") from error
-    problem = _problem(manifest)
-    if problem:
+    if problem is not None:
         raise ArtifactError(f"{name} is damaged: {problem}")
     return manifest
+
+
+def _surplus(sections: _Sections, file_bytes: int) -> str | None:
+    """What the manifest lists more of than there can be."""
+    names, tensors, stacks = map(items_of, (sections.names, sections.tensors, sections.stacks))
+    if names != tensors:
+        return f"it has {names} names for {tensors} tensors"
+    if stacks > tensors:
+        return f"it has {stacks} stacks for {tensors} tensors"
+    if tensors > FREE_TENSORS + file_bytes:
+        return f"it lists {tensors} tensors in {file_bytes} bytes"
+    if items_of(sections.ties) > FREE_TIES + tensors:
+        return f"it has {items_of(sections.ties)} ties for {tensors} tensors"
+    if items_of(sections.bundle) > MAX_BUNDLED:
+        return f"it bundles {items_of(sections.bundle)} files, more than {MAX_BUNDLED}"
+    return None
 
 
 def _problem(manifest: Manifest) -> str | None:
     count = len(manifest.tensors)
     if not 0 <= manifest.kind < len(KINDS):
         return f"its kind of model is number {manifest.kind}, which is not known"
-    if len(manifest.names) != count:
-        return f"it has {len(manifest.names)} names for {count} tensors"
+    if bytes(memoryview(manifest.config)[:1]) not in _MAP_OR_NIL:
+        return "its config is no map"
     if len({*manifest.names, *manifest.ties}) != count + len(manifest.ties):
         return "a tensor name stands twice"
     if RESERVED_NAME in manifest.names or RESERVED_NAME in manifest.ties:

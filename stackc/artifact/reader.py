@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from stackc.artifact.container import CheckedPayload, decompress, read_manifest
-from stackc.artifact.manifest import KINDS, Manifest, decode_manifest
+from stackc.artifact.limits import Budget
+from stackc.artifact.manifest import KINDS, Manifest, decode_manifest, unpack_config
+from stackc.artifact.stacks import FittedStack, StackTable
 from stackc.companions import GENERATION, LEFT_BEHIND, is_tokenizer_file, read_names, without_code
 from stackc.errors import ArtifactError, DependencyError, SpecError
 from stackc.fingerprint import fingerprint
@@ -21,16 +26,13 @@ from stackc.parallel import map_ordered, one_thread_per_operation
 from stackc.planes import byte_view
 from stackc.progress import Progress
 from stackc.spec import PlaneSpec, total_bytes
-from stackc.stack import PlannedPlane, Stack, decode, from_wire, stored_planes
+from stackc.stack import Cost, PlannedPlane, Stack, decode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: A file may decode to at most this many times its own size (plus a megabyte), unless the caller says otherwise.
-MAX_EXPANSION = 100_000
-
 #: The stored planes of a tensor may take at most this many times its own bytes (plus a megabyte): no honest stack comes
-#: near, and without a limit a small file could ask for days of work.
+#: near.
 MAX_PLANES = 64
 
 
@@ -52,7 +54,8 @@ class Artifact(Mapping[str, "Tensor"]):
     path : str or Path
         The file.
     max_bytes : int, optional
-        Refuse files whose tensors would take more than this; by default 100,000 times the file's size.
+        Refuse files whose tensors would take more than this; by default 64 MiB plus 4,096 times the file's size. A larger
+        number also allows more of what decoding takes on the way; see `stackc.artifact.limits`.
 
     Raises
     ------
@@ -75,14 +78,17 @@ class Artifact(Mapping[str, "Tensor"]):
         except OSError as error:
             self.close()
             raise ArtifactError(f"{self.path} cannot be read: {error.strerror}") from error
+        except MemoryError as error:
+            self.close()
+            raise ArtifactError(f"{self.path.name} lists more than fits in memory") from error
         except BaseException:
             self.close()
             raise
 
     def _open(self, max_bytes: int | None) -> None:
         data, offset = read_manifest(self._file, self.path.name)
-        self.manifest: Manifest = decode_manifest(data, self.path.name)
         self.file_bytes = os.fstat(self._file.fileno()).st_size
+        self.manifest: Manifest = decode_manifest(data, self.path.name, self.file_bytes)
         self.container_bytes = offset
         starts, length = self._layout()
         if offset + length != self.file_bytes:
@@ -94,16 +100,26 @@ class Artifact(Mapping[str, "Tensor"]):
         self._payload = CheckedPayload(self._file, offset, length, self.manifest.checksums, self.path)
         self._index = {name: number for number, name in enumerate(self.manifest.names)} | self.manifest.ties
         try:
-            specs = [entry.spec for entry in self.manifest.tensors]
+            kinds: dict[tuple[int, tuple[int, ...]], PlaneSpec] = {}  # of thousands of tensors, most look like another
+            specs = [
+                kinds.get((entry.dtype, entry.shape)) or kinds.setdefault((entry.dtype, entry.shape), entry.spec)
+                for entry in self.manifest.tensors
+            ]
         except SpecError as error:
             raise ArtifactError(f"{self.path.name} is damaged: {error}") from error
         self.specs = dict(zip(self.manifest.names, specs, strict=True))
         self.nbytes = sum(spec.nbytes for spec in specs)
-        limit = MAX_EXPANSION * self.file_bytes + (1 << 20) if max_bytes is None else max_bytes
-        if self.nbytes > limit:
+        self._stacks = StackTable(self.manifest.stacks)
+        self._budget = Budget.of(self.file_bytes, max_bytes)
+        bundled = sum(size for _, size in self.manifest.bundle.values())
+        self._require("decode to {} bytes", self.nbytes, self._budget.tensors)
+        self._require("unpack bundled files of {} bytes", bundled, self._budget.bundle)
+
+    def _require(self, what: str, amount: int, limit: int) -> None:
+        if amount > limit:
             raise ArtifactError(
-                f"{self.path.name} would decode to {self.nbytes} bytes, more than the limit of {limit}; "
-                "if you trust it, open it with a larger max_bytes"
+                f"{self.path.name} would {what.format(amount)}, more than the limit of {limit}; "
+                "if you trust it, open it with stackc.open(path, max_bytes=...) and a larger number"
             )
 
     def _layout(self) -> tuple[list[int], int]:
@@ -117,10 +133,20 @@ class Artifact(Mapping[str, "Tensor"]):
         """What the reference was: ``transformers``, ``safetensors`` or ``module``."""
         return KINDS[self.manifest.kind]
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any] | None:
-        """Hugging Face configuration of the model, if it has one."""
-        return self.manifest.config
+        """Hugging Face configuration of the model, if it has one.
+
+        Raises
+        ------
+        ArtifactError
+            If what the file has there is none.
+        """
+        try:
+            return unpack_config(self.manifest.config, self.file_bytes)
+        except (ArtifactError, MemoryError) as error:
+            reason = "it does not fit in memory" if isinstance(error, MemoryError) else error
+            raise ArtifactError(f"{self.path.name} is damaged: its config does not parse ({reason})") from error
 
     @property
     def ties(self) -> dict[str, str]:
@@ -137,20 +163,22 @@ class Artifact(Mapping[str, "Tensor"]):
         DependencyError
             If a stage of it is not installed.
         """
-        number = self._number(name)
-        try:
-            return from_wire(self.manifest.stacks[self.manifest.tensors[number].stack], self._spec(number))
-        except ArtifactError as error:
-            raise ArtifactError(f"{self.path.name} is damaged: tensor {name!r}: {error}") from error
+        return self._fitted(name).stack
 
     def planes(self, name: str) -> list[StoredPlane]:
         """The stored planes of a tensor, in the order of their bytes; raises as `stack` does."""
-        return self._planes(name, self.stack(name))
+        return self._planes(name, self._fitted(name))
 
-    def _planes(self, name: str, stack: Stack) -> list[StoredPlane]:
+    def _fitted(self, name: str) -> FittedStack:
         number = self._number(name)
-        lengths = self.manifest.tensors[number].lengths
-        planned = stored_planes(stack, self._spec(number))
+        try:
+            return self._stacks.at(self.manifest.tensors[number].stack, self._spec(number))
+        except ArtifactError as error:
+            raise ArtifactError(f"{self.path.name} is damaged: tensor {name!r}: {error}") from error
+
+    def _planes(self, name: str, fitted: FittedStack) -> list[StoredPlane]:
+        number = self._number(name)
+        lengths, planned = self.manifest.tensors[number].lengths, fitted.planes
         if len(planned) != len(lengths):
             raise ArtifactError(
                 f"{self.path.name} is damaged: the stack of {name!r} has {len(planned)} planes, the file lists {len(lengths)}"
@@ -162,13 +190,31 @@ class Artifact(Mapping[str, "Tensor"]):
         starts = accumulate(lengths[:-1], initial=self._starts[number])
         return [StoredPlane(*triple) for triple in zip(planned, starts, lengths, strict=True)]
 
+    @cached_property
+    def _cost(self) -> Cost:
+        """What decoding all tensors takes; those that do not decode take nothing."""
+        planes = work = 0
+        kinds = Counter(zip((entry.stack for entry in self.manifest.tensors), self.specs.values(), strict=True))
+        for (number, spec), tensors in kinds.items():
+            with contextlib.suppress(ArtifactError, DependencyError):
+                each = self._stacks.at(number, spec).cost
+                planes, work = planes + tensors * each.planes, work + tensors * each.work
+        return Cost(planes, work)
+
+    def _require_affordable(self) -> None:
+        """Refuse to begin what would take out of all proportion to the file."""
+        self._require("make planes of {} bytes", self._cost.planes, self._budget.planes)
+        self._require("take the work of {} multiplications", self._cost.work, self._budget.work)
+
     def plane_bytes(self, plane: StoredPlane) -> bytes:
         """Packed bytes of a plane, checked."""
         return self._payload.read(plane.start, plane.length)
 
     def __getitem__(self, name: str) -> Tensor:
-        stack, spec = self.stack(name), self._spec(self._number(name))
-        packed = {plane.planned.path: self.plane_bytes(plane) for plane in self._planes(name, stack)}
+        fitted, spec = self._fitted(name), self._spec(self._number(name))
+        stored = self._planes(name, fitted)
+        self._require_affordable()
+        packed = {plane.planned.path: self.plane_bytes(plane) for plane in stored}
 
         def plane_at(path: str, spec: PlaneSpec, packer: Packer) -> Tensor:
             plane = packer.unpack(packed.pop(path), spec)
@@ -179,7 +225,7 @@ class Artifact(Mapping[str, "Tensor"]):
 
         try:
             with one_thread_per_operation():  # how a sum is split between threads decides how it rounds
-                tensor = decode(stack, spec, plane_at)
+                tensor = decode(fitted.stack, spec, plane_at)
             difference = spec.mismatch(tensor)
             if difference is not None:
                 raise ArtifactError(difference)
@@ -227,14 +273,12 @@ class Artifact(Mapping[str, "Tensor"]):
         compressed, size = self.manifest.bundle[name]
         number = list(self.manifest.bundle).index(name)
         data = self._payload.read(self._starts[len(self.manifest.tensors) + number], compressed)
-        limit = MAX_EXPANSION * self.file_bytes
-        if size > limit:
-            raise ArtifactError(f"{self.path.name} is damaged: the bundled {name} would take {size} bytes")
         try:
             return decompress(data, size)
-        except ArtifactError as error:
+        except (ArtifactError, MemoryError) as error:
+            reason = "it does not fit in memory" if isinstance(error, MemoryError) else error
             raise ArtifactError(
-                f"{self.path.name} is damaged: the bundled {name} does not decompress: {error}"
+                f"{self.path.name} is damaged: the bundled {name} does not decompress: {reason}"
             ) from error
 
     def companion_files(self) -> dict[str, bytes]:

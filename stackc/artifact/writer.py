@@ -18,7 +18,7 @@ from typing import Any, Self
 import msgspec
 
 from stackc.artifact.container import BlockChecksums, compress, frame_manifest
-from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry
+from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry, pack_config
 from stackc.errors import OutputError
 from stackc.spec import PlaneSpec
 from stackc.stack import Stack, to_wire
@@ -59,8 +59,8 @@ class ArtifactWriter:
     def __init__(self, path: Path, kind: str, config: Mapping[str, Any] | None) -> None:
         self.path = path
         self._kind = KINDS.index(kind)
-        self._config = None if config is None else dict(config)
-        self._stacks: dict[bytes, tuple[int, Any]] = {}
+        self._config = pack_config(config)
+        self._stacks: dict[bytes, int] = {}
         self._names: list[str] = []
         self._tensors: list[TensorEntry] = []
         self._ties: dict[str, int] = {}
@@ -72,8 +72,7 @@ class ArtifactWriter:
 
     def add(self, names: Sequence[str], spec: PlaneSpec, stack: Stack, planes: Sequence[bytes]) -> None:
         """Append one tensor: its first name and its ties, and its packed planes in stored order."""
-        wire = to_wire(stack)
-        number, _ = self._stacks.setdefault(msgspec.msgpack.encode(wire), (len(self._stacks), wire))
+        number = self._stacks.setdefault(msgspec.msgpack.encode(to_wire(stack)), len(self._stacks))
         self._ties.update(dict.fromkeys(names[1:], len(self._names)))
         self._names.append(names[0])
         self._tensors.append(
@@ -102,20 +101,20 @@ class ArtifactWriter:
             checksums.update(compressed)
             bundle[name] = (len(compressed), len(content))
             size += len(compressed)
-        return len(self._head(bundle, checksums)) + size
+        return len(self._head(bundle, checksums, size)) + size
 
-    def _head(self, bundle: dict[str, tuple[int, int]], checksums: BlockChecksums) -> bytes:
+    def _head(self, bundle: dict[str, tuple[int, int]], checksums: BlockChecksums, payload_bytes: int) -> bytes:
         manifest = Manifest(
             kind=self._kind,
             config=self._config,
-            stacks=[wire for _, wire in self._stacks.values()],
+            stacks=list(map(msgspec.Raw, self._stacks)),
             names=self._names,
             tensors=self._tensors,
             ties=self._ties,
             bundle=bundle,
             checksums=checksums.digest(),
         )
-        return frame_manifest(manifest.encode())
+        return frame_manifest(manifest.encode(), payload_bytes)
 
     def finish(self) -> int:
         """Write the file under a temporary name, sync and rename it; returns its size in bytes.
@@ -125,7 +124,7 @@ class ArtifactWriter:
         OutputError
             If it cannot be written; a file that stood there before is left as it was.
         """
-        head = self._head(self._bundle, self._checksums)
+        head = self._head(self._bundle, self._checksums, self.payload_bytes)
         with writing(self.path), atomic_file(self.path) as temporary, temporary.open("wb") as file:
             file.write(head)
             self._payload.seek(0)

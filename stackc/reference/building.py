@@ -14,6 +14,8 @@ import msgspec
 from stackc.companions import GENERATION
 from stackc.errors import ModelError, StackcError
 from stackc.lazy import torch
+from stackc.reference.offline import offline, wanted_network
+from stackc.reference.proportion import built_in_proportion, require_proportion
 from stackc.reference.reference import listing
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _COMPUTED_BUFFERS = re.compile(
 
 # A config may name attention and expert kernels, which transformers would download and run.
 _IMPLEMENTATION_KEYS = frozenset({"attn_implementation", "experts_implementation"})
+# With it, some architectures download weights for a part of theirs, whatever the state holds.
+_PRETRAINED_BACKBONE = "use_pretrained_backbone"
 _ALIGNMENT = 64
 _BUILT_IN = frozenset({"eager", "sdpa"})
 
@@ -58,8 +62,9 @@ def build_transformers(
     Raises
     ------
     ModelError
-        If the architecture is unknown, the config does not build it, or weights are missing, left over or of another
-        shape: transformers would fill such a layer with random numbers.
+        If the architecture is unknown, the config does not build it or names other models to download, the model would be
+        out of proportion to the weights, or weights are missing, left over or of another shape: transformers would fill
+        such a layer with random numbers.
     """
     return build_with_dtype(config, state, generation)[0]
 
@@ -74,10 +79,11 @@ def build_with_dtype(
     ModelError
         See `build_transformers`.
     """
+    require_proportion(config, state)
     state = {name: _aligned(tensor.detach()) for name, tensor in state.items()}
     common = common_dtype(state)
     narrower = {tensor.dtype for tensor in state.values() if tensor.dtype in (torch.float16, torch.bfloat16)} - {common}
-    with quiet_transformers():
+    with quiet_transformers(), offline():
         architecture = _architecture(config)
         for dtype in (*sorted(narrower, key=str), common):
             model = _loaded(architecture, config, state, dtype)
@@ -90,22 +96,20 @@ def build_with_dtype(
 
 def _loaded(architecture: Any, config: Mapping[str, Any], state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
     try:
-        model, info = architecture.from_pretrained(
-            None,
-            config=architecture.config_class.from_dict(_without_kernels(config)),
-            state_dict=dict(state),
-            torch_dtype=dtype,  # the spelling that every supported release accepts
-            ignore_mismatched_sizes=True,  # they come back in info, with their names
-            output_loading_info=True,
-        )
+        with built_in_proportion(state):
+            model, info = architecture.from_pretrained(
+                None,
+                config=architecture.config_class.from_dict(_self_contained(config)),
+                state_dict=dict(state),
+                torch_dtype=dtype,  # the spelling that every supported release accepts
+                ignore_mismatched_sizes=True,  # they come back in info, with their names
+                output_loading_info=True,
+                local_files_only=True,
+            )
     except Exception as error:
-        if isinstance(error, (MemoryError, StackcError)):
+        if isinstance(error, StackcError):
             raise
-        # A config can fail in as many ways as there are architectures.
-        raise ModelError(
-            f"transformers cannot build {architecture.__name__} from this config and these weights: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+        raise _unbuildable(architecture.__name__, "this config and these weights", error) from error
     _require_complete(architecture.__name__, info)
     return model
 
@@ -147,6 +151,21 @@ def _generation_config(content: bytes) -> Any:
         ) from error
 
 
+def _unbuildable(architecture: str, what: str, error: Exception) -> ModelError:
+    """A config can fail in as many ways as there are architectures."""
+    if wanted_network(error):
+        return ModelError(
+            f"the config of this {architecture} names another model, and nothing is downloaded to build one: write that "
+            "model's settings into the config, as save_pretrained does"
+        )
+    message = (
+        "it does not fit in memory"
+        if isinstance(error, MemoryError)
+        else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    )
+    return ModelError(f"transformers cannot build {architecture} from {what}: {message}")
+
+
 def fresh_transformers(config: Mapping[str, Any]) -> nn.Module:
     """The architecture that a Hugging Face config names, initialised by its own rules from torch's generator.
 
@@ -155,17 +174,14 @@ def fresh_transformers(config: Mapping[str, Any]) -> nn.Module:
     ModelError
         If the architecture is unknown or the config does not build it.
     """
-    with quiet_transformers():
+    with quiet_transformers(), offline():
         architecture = _architecture(config)
         try:
-            model = architecture(architecture.config_class.from_dict(_without_kernels(config)))
+            model = architecture(architecture.config_class.from_dict(_self_contained(config)))
         except Exception as error:
-            if isinstance(error, (MemoryError, StackcError)):
+            if isinstance(error, StackcError):
                 raise
-            raise ModelError(
-                f"transformers cannot build {architecture.__name__} from this config: {type(error).__name__}: "
-                f"{' '.join(str(error).split())}"
-            ) from error
+            raise _unbuildable(architecture.__name__, "this config", error) from error
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -256,9 +272,10 @@ def common_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
     return functools.reduce(torch.promote_types, dtypes) if dtypes else torch.float32
 
 
-def _without_kernels(config: Mapping[str, Any]) -> dict[str, Any]:
+def _self_contained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without kernels from elsewhere, and without weights from elsewhere: these are given."""
     return {
-        key: _without_kernels(value) if isinstance(value, dict) else value
+        key: _self_contained(value) if isinstance(value, dict) else (False if key == _PRETRAINED_BACKBONE else value)
         for key, value in config.items()
         if str(key).lstrip("_").removesuffix("_internal") not in _IMPLEMENTATION_KEYS or value in _BUILT_IN
     }

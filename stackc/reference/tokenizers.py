@@ -18,6 +18,7 @@ from stackc.companions import (
 )
 from stackc.errors import ModelError, StackcError
 from stackc.reference.building import quiet_transformers
+from stackc.reference.offline import offline
 
 
 def tokenizer_files(folder: Path) -> dict[str, Path]:
@@ -72,7 +73,7 @@ def tokenizer_from_files(files: Mapping[str, bytes], config: Mapping[str, Any] |
         raise ModelError(f"{foreign!r} is not the name of a tokenizer file")
     if not any(map(is_vocabulary, files)):
         return None  # a chat template alone
-    with quiet_transformers(), tempfile.TemporaryDirectory(prefix="stackc-tokenizer-") as temporary:
+    with quiet_transformers(), offline(), tempfile.TemporaryDirectory(prefix="stackc-tokenizer-") as temporary:
         from transformers import AutoTokenizer
 
         folder = Path(temporary)

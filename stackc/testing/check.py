@@ -70,6 +70,20 @@ def require_sentence(text: object, origin: str) -> None:
     )
 
 
+def require_work(work: object, plane: str) -> None:
+    """Require a count of multiplications that a reader can add up.
+
+    Raises
+    ------
+    AssertionError
+        If it is no whole number, or negative.
+    """
+    require(
+        isinstance(work, int) and work >= 0,
+        f"work for {plane!r} is {work!r}, where readers add up whole numbers of multiplications",
+    )
+
+
 def said(error: BaseException) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {error}"

@@ -13,7 +13,7 @@ from stackc.lazy import numpy, torch
 from stackc.packer import Packer
 from stackc.spec import ITEM_BYTES, PlaneSpec, integer_range
 from stackc.stack import Leaf, from_wire, to_wire
-from stackc.testing.check import Check, require, require_sentence, said
+from stackc.testing.check import Check, require, require_sentence, require_work, said
 from stackc.testing.child import Answer, digest, encode_elsewhere
 from stackc.testing.config import check_config
 from stackc.testing.damage import Guard, damaged
@@ -64,7 +64,7 @@ def packer_checks(packer: Packer, *, seed: int = 0, planes: Mapping[str, Plane] 
     ``planning``
         A `refusal` that imports torch, so that ``stackc check`` takes seconds.
     ``refusal``
-        Refusals that do not say what would fit, and packers that take nothing.
+        Refusals that do not say what would fit, packers that take nothing, and `work` that is no count.
     ``integers``
         Integers that come back changed at some width, dtype, bound or extreme.
     ``masks``
@@ -275,6 +275,7 @@ class _Battery:
             require(self.packer.accepts(spec) == (reason is None), f"accepts and refusal disagree about {name!r}")
             if reason is None:
                 taken += 1
+                require_work(self.packer.work(spec), name)
             else:
                 require_sentence(reason, f"refusal of {name!r} ({spec})")
         require(taken > 0, f"{self.packer!r} refuses every plane; pass some that it takes as 'planes'")

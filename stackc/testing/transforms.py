@@ -17,7 +17,7 @@ from stackc.registry import find
 from stackc.spec import PlaneSpec
 from stackc.stack import Branch, Leaf, decode, from_wire, to_wire
 from stackc.testing.cases import Cases, LazyPlanes, settled_on
-from stackc.testing.check import Check, require, require_sentence, said
+from stackc.testing.check import Check, require, require_sentence, require_work, said
 from stackc.testing.child import Answer, digest, encode_elsewhere
 from stackc.testing.config import check_config
 from stackc.testing.planes import (
@@ -47,7 +47,7 @@ def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str
         Crashes on unusual planes (0-d, empty, one row, constant, huge, half precision ...): each is refused by `plan`
         with a sentence, or goes through. Also a transform that refuses everything.
     ``plan``
-        Planes other than planned: wrong names, order, shape, dtype, or codes out of bounds.
+        Planes other than planned: wrong names, order, shape, dtype, or codes out of bounds; `work` that is no count.
     ``round trip``
         A lossless transform that loses bits (NaN payloads and signed zeros count), or a lossy one with a larger error
         than it states, a changed shape or dtype, or NaN from finite weights.
@@ -207,6 +207,7 @@ class _Battery(Cases):
             specs = case.transform.plan(case.spec)
             planes = case.transform.encode(case.x)
             require(bool(specs), f"plan of {case.name!r} makes no planes, so nothing could be stored")
+            require_work(case.transform.work(case.spec), case.name)
             require(
                 list(planes) == list(specs),
                 f"plan of {case.name!r} names {list(specs)}, encode makes {list(planes)} instead",

@@ -347,6 +347,7 @@ def test_anything_anywhere_is_refused_or_changes_no_shape(small: Path, tmp_path_
     try:
         with Artifact(path) as artifact:
             assert artifact.nbytes < 1 << 30
+            assert isinstance(artifact.config, dict | None)
             for name in artifact:
                 x = artifact[name]
                 assert PlaneSpec.of(x) == artifact.specs[artifact.ties.get(name, name)]

@@ -18,8 +18,9 @@ from tests.helpers.crafted import write_artifact
 
 
 def read_everything(path: Path) -> dict[str, bytes]:
-    """Every tensor and every bundled file."""
+    """Every tensor and every bundled file, and the config at least looked at."""
     with Artifact(path) as artifact:
+        assert artifact.config is None or artifact.config == dict(artifact.config)
         content = {name: to_bytes(artifact[name]) for name in artifact}
         return content | {f"bundle {name}": artifact.bundled_file(name) for name in artifact.bundled}
 

@@ -41,6 +41,11 @@ class RefusesVaguely(Counted, frozen=True):
         return "no" if spec.is_real else None
 
 
+class WorksByHalves(Counted, frozen=True):
+    def work(self, spec: PlaneSpec) -> int:
+        return spec.numel / 2
+
+
 class Contradicts(Counted, frozen=True):
     def accepts(self, spec: PlaneSpec) -> bool:
         return not spec.is_real
@@ -198,6 +203,7 @@ BROKEN = [
     Broken(RefusesAll(), "damage", "takes none of the planes"),
     Broken(RefusesVaguely(), "refusal", "not a sentence"),
     Broken(Contradicts(), "refusal", "disagree"),
+    Broken(WorksByHalves(), "refusal", "whole numbers of multiplications"),
     Broken(LosesLargeIntegers(), "integers", "other bits"),
     Broken(ForgetsLowerBound(), "integers", "other bits"),
     Broken(LosesSparseMasks(), "masks", "other bits"),

@@ -64,6 +64,11 @@ class RefusesVaguely(Absmax, frozen=True):
         return super().plan(spec)
 
 
+class WorksBackwards(Absmax, frozen=True):
+    def work(self, spec: PlaneSpec) -> int:
+        return -spec.numel
+
+
 class PlanCrashes(Absmax, frozen=True):
     def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
         spec.shape[0]
@@ -487,6 +492,7 @@ BROKEN = broken(
     (RefusesAll(), "edge planes", "refuses every plane"),
     (RefusesAll(), "round trip", "takes none of the planes"),
     (RefusesVaguely(), "edge planes", "not a sentence"),
+    (WorksBackwards(), "plan", "whole numbers of multiplications"),
     (PlanCrashes(), "edge planes", "should raise SpecError, it raises IndexError"),
     (CrashesOnEmpty(), "edge planes", "encode raises"),
     (RefusesLateByValue(), "edge planes", "its values are refused"),
