@@ -206,7 +206,7 @@ def decode(
     return position
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _log2(value: int) -> int:
     """Binary logarithm of a positive integer up to 2**30, in units of 2**-12, rounded down: see `_frequency_table`."""
     logarithm = 0
@@ -221,7 +221,7 @@ def _log2(value: int) -> int:
     return logarithm
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def model_cost(symbols: np.ndarray, contexts: np.ndarray, context_count: int, alphabet: int) -> tuple[int, int, int]:
     """Entropy of symbols given their contexts, and what a model of them has to learn.
 
