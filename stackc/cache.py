@@ -44,6 +44,20 @@ def _expanded(path: str) -> Path | None:
         return None
 
 
+def require_download_folder() -> None:
+    """Refuse to download for a user without a home: huggingface_hub would make a folder called ``~`` here.
+
+    Raises
+    ------
+    OSError
+        That says what to set.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HOME.startswith("~"):
+        raise OSError("there is no home folder to keep downloads in, so set HF_HOME to a folder that can be written to")
+
+
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder, which is made if it is not there.
 

@@ -56,9 +56,11 @@ class _Pattern:
         self._entry: Any = (action, None, Warning, self, 0)
 
     def add(self) -> None:
-        """Put the filter in front of all others."""
+        """Put an ``ignore`` in front of all filters, anything else in front of the first one that raises."""
         if self._entry not in warnings.filters:
-            _filters().insert(0, self._entry)
+            ignores = self._entry[0] == "ignore"
+            places = (place for place, entry in enumerate(warnings.filters) if ignores or entry[0] == "error")
+            _filters().insert(next(places, len(warnings.filters)), self._entry)
 
     def remove(self) -> None:
         """Take it out, also where `warnings.catch_warnings` has brought it back."""
@@ -136,11 +138,8 @@ def silence() -> Iterator[None]:
 def warnings_without_errors() -> Iterator[None]:
     """Show a warning of another package where the program's filters would raise it: it is none of the user's mistakes.
 
-    Where no filter raises anything, nothing changes. Warnings about stackc's own lines are raised all the same.
+    What the program ignores stays ignored. Warnings about stackc's own lines are raised all the same.
     """
-    if not any(entry[0] == "error" for entry in warnings.filters):
-        yield
-        return
     with _no_errors.standing():
         _thread.spared += 1
         try:

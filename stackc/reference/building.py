@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -314,9 +316,17 @@ def quiet_transformers() -> Iterator[None]:
 
     What matters in them is raised as an error instead. Other threads warn and log as before.
     """
-    with silence():  # the import of transformers logs too
-        import transformers.utils.logging
-
-        transformers.utils.logging.get_logger()  # brings its handler
-        with silence(), _bars.off():
+    with silence():
+        _import_transformers()
+        with silence(), _bars.off():  # once more, for the handlers that came with it
             yield
+
+
+def _import_transformers() -> None:
+    """Import what models are built with, which logs, and leave the filters of warnings as they were: they are the program's."""
+    if "transformers.modeling_utils" not in sys.modules:
+        with building, warnings.catch_warnings():
+            import transformers.modeling_utils
+    import transformers.utils.logging
+
+    transformers.utils.logging.get_logger()  # brings its handler

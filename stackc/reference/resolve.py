@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stackc import companions
+from stackc.cache import require_download_folder
 from stackc.errors import DependencyError, ModelError, StackcError
 from stackc.isolation import contained
 from stackc.lazy import torch
@@ -126,6 +127,8 @@ def _download(name: str, cache: Path | None) -> Path:
             "downloading a model needs the package huggingface_hub: pip install huggingface_hub"
         ) from error
     try:
+        if cache is None:
+            require_download_folder()
         return Path(huggingface_hub.snapshot_download(name, cache_dir=cache, allow_patterns=list(_HUB_FILES)))
     except (OSError, HFValidationError, *HfHubHTTPError.__bases__) as error:
         # The base is the HTTP error of whichever client this release of huggingface_hub speaks through.
