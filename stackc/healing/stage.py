@@ -246,7 +246,7 @@ class Healing:
         else:
             asked = self._task.token_ids([texts[row] for row in met], teacher.tokenizer())
         labelled = teacher_logits(teacher, asked, progress=self._progress).logits
-        logits = torch.zeros(len(texts), labelled.shape[1])
+        logits = torch.zeros(len(texts), labelled.shape[1], dtype=torch.float32)
         logits[torch.tensor(met)] = labelled
         return Rows(batches, logits)
 
