@@ -184,11 +184,14 @@ def test_an_error_leaves_the_state_as_well() -> None:
         assert state() == before
 
 
-def test_a_module_made_in_inference_mode_is_compressed() -> None:
+def test_what_was_made_in_inference_mode_is_compressed_and_built(tiny_model: Path) -> None:
     with torch.inference_mode():
         module = nn.Linear(16, 16)
+        reference = open_reference(str(tiny_model))
+        model = reference.build({name: reference.tensor(name) for name in reference.specs})
     artifact, _ = stackc.compress(module, {"stages": ["zstd"]})
     assert torch.equal(artifact["weight"], module.weight)
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_code_of_a_user_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,10 +82,12 @@ def build_with_dtype(
     ModelError
         See `build_transformers`.
     """
-    state = {name: _aligned(tensor.detach()) for name, tensor in state.items()}
-    common = common_dtype(state)
-    narrower = {tensor.dtype for tensor in state.values() if tensor.dtype in (torch.float16, torch.bfloat16)} - {common}
     with isolated(), building, quiet_transformers():
+        state = {name: _aligned(tensor.detach()) for name, tensor in state.items()}
+        common = common_dtype(state)
+        narrower = {tensor.dtype for tensor in state.values() if tensor.dtype in (torch.float16, torch.bfloat16)} - {
+            common
+        }
         architecture = _architecture(config)
         for dtype in (*sorted(narrower, key=str), common):
             model = _loaded(architecture, config, state, dtype)
@@ -243,10 +245,10 @@ def _is_model_class(value: object) -> bool:
 
 def _aligned(tensor: Tensor) -> Tensor:
     # CPU kernels sum in another order where memory is not aligned as torch allocates it (a mapped file, a numpy array): a
-    # lossless copy of a model must give the very numbers of the model.
+    # lossless copy of a model must give the very numbers of the model. What was made in inference mode could not be trained.
     return (
         tensor
-        if tensor.data_ptr() % _ALIGNMENT == 0 and tensor.is_contiguous()
+        if tensor.data_ptr() % _ALIGNMENT == 0 and tensor.is_contiguous() and not tensor.is_inference()
         else tensor.clone(memory_format=torch.contiguous_format)
     )
 
