@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from stackc.compiled import compiled
 
 
 # Sums may be taken in any order, so that they are taken many at a time.
-@njit(nogil=True, cache=True, fastmath={"reassoc"})
+@compiled(fastmath={"reassoc"})
 def price_codes(codes: np.ndarray, first: np.ndarray, further: np.ndarray, slopes: np.ndarray) -> float:
     """Bits that the magnitudes of codes take; ``slopes`` becomes what one more unit of each code adds.
 

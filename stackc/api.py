@@ -13,6 +13,7 @@ from stackc.allocation.settings import targeted
 from stackc.artifact.reader import Artifact
 from stackc.controls.choose import with_controls
 from stackc.errors import OutputError
+from stackc.isolation import isolated
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
 from stackc.recipe.recipe import Recipe
@@ -83,12 +84,14 @@ def compress(
         target = Path(path)
         if target.exists() and not overwrite:
             raise OutputError(f"{target} exists already; choose another path, or say overwrite=True")
-        result = compress_with_controls(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
+        with isolated():
+            result = compress_with_controls(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
         return Artifact(target), result.report
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stackc-"))
         target = Path(folder, "model.stackc")
-        result = compress_with_controls(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
+        with isolated():
+            result = compress_with_controls(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
         artifact = Artifact(target)
         weakref.finalize(artifact, stack.pop_all().close)
     return artifact, result.report

@@ -3,27 +3,64 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from stackc.isolation import isolated
 from stackc.lazy import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+#: Held while the number of threads is changed, which takes two steps.
+_changing = threading.Lock()
+
 
 @contextmanager
 def one_thread_per_operation() -> Iterator[None]:
-    """Run every torch operation on one thread: sums come out the same on any number of cores."""
+    """Run every torch operation of this thread on one thread: sums come out the same on any number of cores.
+
+    Other threads keep their numbers, those included that begin in the meantime.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if before == 1:
+        yield
+        return
+    _use_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        _use_threads(before)
+
+
+def _use_threads(count: int) -> None:
+    """Set the number of threads of torch operations in this thread alone.
+
+    torch also begins with that number in every thread that comes later, of whatever part of the program. So a thread that
+    came before the change sets this back; what it sets for itself ends with it.
+    """
+    torch.get_num_threads()  # what a thread begins with is set when it first asks, and would undo the change
+    begun, changed = threading.Event(), threading.Event()
+
+    def keep() -> None:
+        default = torch.get_num_threads()
+        begun.set()
+        changed.wait()
+        torch.set_num_threads(default)
+
+    with _changing:
+        keeper = threading.Thread(target=keep, daemon=True)
+        keeper.start()
+        begun.wait()
+        try:
+            torch.set_num_threads(count)
+        finally:
+            changed.set()
+            keeper.join()
 
 
 def map_ordered(
@@ -32,7 +69,8 @@ def map_ordered(
     """Apply a function in worker threads and yield the results in the order of the items.
 
     At most one item more than there are workers is begun ahead of the reader, so memory stays bounded. The first error
-    is raised where its result would have come.
+    is raised where its result would have come. The workers are isolated from the state of the process, as in
+    `stackc.isolation.isolated`, and run each torch operation on one thread.
 
     Examples
     --------
@@ -41,14 +79,18 @@ def map_ordered(
     """
     count = workers or os.cpu_count() or 1
     pending: deque[Future[Result]] = deque()
-    with one_thread_per_operation():
-        pool = ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1))
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > count:
-                    yield pending.popleft().result()
-            while pending:
+
+    def work(item: Item) -> Result:
+        with isolated():
+            return function(item)
+
+    pool = ThreadPoolExecutor(count, initializer=_use_threads, initargs=(1,))
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > count:
                 yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -72,7 +72,7 @@ def _priced(codes: Tensor, first: Tensor, further: Tensor) -> tuple[Tensor, Tens
     if codes.device.type == "cpu" and codes.dtype == first.dtype == further.dtype == torch.float32:
         from stackc._rate_kernel import price_codes  # compiled, and numba takes a second to import
 
-        slopes = torch.empty(codes.shape)
+        slopes = torch.empty(codes.shape, dtype=torch.float32)
         vectors = (part.detach().reshape(-1).numpy() for part in (codes, first, further, slopes))
         return codes.new_tensor(price_codes(*vectors)), slopes
     sizes = codes.abs()
@@ -152,7 +152,7 @@ class CodeBits(NamedTuple):
         codes = codes.detach()
         shape = codes.shape
         if not codes.numel():
-            none = torch.zeros(shape, device=codes.device)
+            none = torch.zeros(shape, dtype=torch.float32, device=codes.device)
             return cls(0.0, none, none)
         matrix = codes.reshape(shape[0], -1) if codes.ndim > 1 else codes.reshape(1, -1)
         sizes = matrix.abs().to(torch.float32)
@@ -167,7 +167,9 @@ class CodeBits(NamedTuple):
         classes = _classes(whole)
         ones, tails = torch.ones_like(whole), (whole - 1).clamp(min=0)
         count, hits, total = (
-            torch.zeros(_CLASSES, device=whole.device).index_add_(0, classes.reshape(-1), value.reshape(-1))
+            torch.zeros(_CLASSES, dtype=torch.float32, device=whole.device).index_add_(
+                0, classes.reshape(-1), value.reshape(-1)
+            )
             for value in (ones, (whole > 0).to(torch.float32), tails)
         )
         chance = (hits + _PRIOR) / (count + 2 * _PRIOR)

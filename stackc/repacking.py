@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stackc.artifact.reader import Artifact
 from stackc.artifact.writer import ArtifactWriter
 from stackc.errors import ArtifactError, DependencyError, OutputError, StackcError
+from stackc.isolation import isolated
 from stackc.parallel import map_ordered
 from stackc.planes import to_bytes
 from stackc.progress import Progress
@@ -87,6 +88,7 @@ def repack(
     progress = progress or Progress()
     planes = smaller = 0
     with (
+        isolated(),
         Artifact(source) as artifact,
         ArtifactWriter(target, artifact.kind, artifact.config) as writer,
         progress.task(f"repack {source.name}", artifact.nbytes) as advance,

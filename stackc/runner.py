@@ -14,6 +14,7 @@ from stackc.allocation.settings import targeted
 from stackc.artifact.writer import temporary_name, write_text, writing
 from stackc.controls.choose import with_controls
 from stackc.errors import OutputError, RecipeError
+from stackc.isolation import isolated
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
 from stackc.recipe.recipe import Recipe
@@ -96,18 +97,20 @@ def run(
     source = model if model is not None else recipe.model
     if source is None:
         raise RecipeError(f"the recipe {recipe.name} names no model; give one with --model")
-    reference = open_reference(source)
+    with isolated():
+        reference = open_reference(source)
     recipe = msgspec.structs.replace(recipe, model=reference.source)
     with replacing_folder(folder) as temporary:
-        result = compress_with_controls(
-            recipe,
-            reference,
-            temporary / ARTIFACT_NAME,
-            evaluate=evaluate,
-            every_stage=every_stage,
-            checkpoints=checkpoints,
-            progress=progress,
-        )
+        with isolated():
+            result = compress_with_controls(
+                recipe,
+                reference,
+                temporary / ARTIFACT_NAME,
+                evaluate=evaluate,
+                every_stage=every_stage,
+                checkpoints=checkpoints,
+                progress=progress,
+            )
         write_text(temporary / REPORT_NAME, result.report.to_json())
         write_text(temporary / LOCK_NAME, result.lock)
         check_output(folder, overwrite=overwrite)  # again: another run may have finished in the meantime

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy
 
+from stackc.compiled import compiled
 
-@numba.njit(nogil=True, cache=True)
+
+@compiled
 def round_block(
     todo: numpy.ndarray,
     factor: numpy.ndarray,
@@ -71,7 +72,7 @@ def round_block(
                 todo[row, k] -= error * factor[j, k]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _index(code: float, reach: int) -> int:
     """Where the price of a code stands; codes beyond the outermost cost as much as that."""
     return int(min(max(code, -reach), reach)) + reach

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from stackc.compiled import compiled
 
 from ._context_model_kernel import (
     ACTIVITY,
@@ -32,7 +33,7 @@ from ._context_model_kernel import (
 from ._range_coder_kernel import EVEN, RATE, WHOLE, begin, get, get_plain, learned
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _get_mask(
     mask: np.ndarray, contexts: np.ndarray, first: int, words: np.ndarray, code: int, width: int, read: int
 ) -> tuple[int, int, int]:
@@ -48,7 +49,7 @@ def _get_mask(
     return code, width, read
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def decode(
     values: np.ndarray,
     rows: int,

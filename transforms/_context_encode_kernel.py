@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from stackc.compiled import compiled
 
 from ._context_model_kernel import (
     ACTIVITY,
@@ -35,7 +36,7 @@ from ._range_coder_kernel import EVEN, RATE, WHOLE, decision, finish, learned, p
 _BUFFER, _MOST_PER_VALUE = 2048, 64
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _expect_row(
     values: np.ndarray,
     steps: np.ndarray,
@@ -69,7 +70,7 @@ def _expect_row(
     return row_activity, seen, total
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _mask_decisions(mask: np.ndarray, contexts: np.ndarray, first: int, decisions: np.ndarray, begin: int) -> int:
     """Decisions of a part of a mask; returns how many there are."""
     count = min(mask.size - begin, decisions.size)
@@ -84,7 +85,7 @@ def _mask_decisions(mask: np.ndarray, contexts: np.ndarray, first: int, decision
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def encode(
     values: np.ndarray,
     rows_used: np.ndarray,

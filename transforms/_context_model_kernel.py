@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from stackc.compiled import compiled
 
 from ._range_coder_kernel import EVEN, RATE
 
@@ -68,7 +69,7 @@ ACTIVITY = _activities()
 CLASS = np.stack([_classes(resolution) for resolution in range(4)])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def borrowed(contexts: np.ndarray, place: int, group: int, unary_before: int) -> int:
     """First state of a context: that of the nearest class that was used, else that of the unary bit before."""
     for distance in range(1, CLASSES):
@@ -81,7 +82,7 @@ def borrowed(contexts: np.ndarray, place: int, group: int, unary_before: int) ->
     return EVEN
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def expected_step(base: int, row: int, column: int, near: int, of_row: int, of_column: int, of_near: int) -> int:
     """Expected activity in steps of 32, from the averages of everything, of the row, of the column and nearby.
 
@@ -90,19 +91,19 @@ def expected_step(base: int, row: int, column: int, near: int, of_row: int, of_c
     return min(max((base + of_row * row + of_column * column + of_near * near) >> 8, 0), LAST_STEP)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def level_share(level: int, of_row: int, of_column: int, of_near: int) -> int:
     """What is left for the average of everything, in eighths."""
     return (8 - of_row - of_column - of_near) * level
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def averaged(before: int, activity: int, rate: int) -> int:
     """An average after one more activity."""
     return before + (((activity - before) * rate) >> 16)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def row_ended(column_activity: np.ndarray, level: int, total: int, row: int) -> int:
     """The average of everything after a row whose activities sum up to ``total``."""
     mean = total // column_activity.size

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy
-from numba import njit
+
+from stackc.compiled import compiled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ _LOG2_BITS = 12
 _BUCKET = 5
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _spread(weights: np.ndarray, ends: np.ndarray) -> None:
     """Cumulative frequencies ``ends`` from 0 to 2**14, in proportion to weights and at least one apart."""
     total = 0
@@ -50,7 +51,7 @@ def _spread(weights: np.ndarray, ends: np.ndarray) -> None:
         ends[symbol + 1] = before * room // total + symbol + 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _learn(
     recent: np.ndarray,
     counts: np.ndarray,
@@ -76,7 +77,7 @@ def _learn(
     return min(max(total // 8, _LEAST_WAIT), _MOST_WAIT)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def encode(symbols: np.ndarray, contexts: np.ndarray, context_count: int, alphabet: int, out: np.ndarray) -> int:
     """Write an adaptive stream to the end of ``out``, last byte first.
 
@@ -131,7 +132,7 @@ def encode(symbols: np.ndarray, contexts: np.ndarray, context_count: int, alphab
     return position
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def decode(
     data: np.ndarray, position: int, contexts: np.ndarray, context_count: int, alphabet: int, symbols: np.ndarray
 ) -> int:
@@ -205,7 +206,7 @@ def decode(
     return position
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _log2(value: int) -> int:
     """Binary logarithm of a positive integer up to 2**30, in units of 2**-12, rounded down: see `_frequency_table`."""
     logarithm = 0
@@ -220,7 +221,7 @@ def _log2(value: int) -> int:
     return logarithm
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def model_cost(symbols: np.ndarray, contexts: np.ndarray, context_count: int, alphabet: int) -> tuple[int, int, int]:
     """Entropy of symbols given their contexts, and what a model of them has to learn.
 

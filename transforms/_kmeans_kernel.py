@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from stackc.compiled import compiled
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def assign(points, lengths, columns, codes, errors):  # type: ignore[no-untyped-def]
     """Write the number of the nearest centroid of every point, the first of equal ones, and its squared distance.
 
@@ -43,7 +44,7 @@ def assign(points, lengths, columns, codes, errors):  # type: ignore[no-untyped-
         errors[i] = least
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def accumulate(points, lengths, weights, codes, sums, totals):  # type: ignore[no-untyped-def]
     """Add every point to its centroid's weighted sum and total weight, by coordinate; float64 ``(entries, dims)``."""
     for i in range(points.shape[0]):
@@ -53,7 +54,7 @@ def accumulate(points, lengths, weights, codes, sums, totals):  # type: ignore[n
             totals[k, j] += weights[i]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def spread(points, lengths, weights, draws):  # type: ignore[no-untyped-def]
     """Points far from each other: each is drawn in proportion to its weighted squared distance from those before it.
 
@@ -104,7 +105,7 @@ def spread(points, lengths, weights, draws):  # type: ignore[no-untyped-def]
     return chosen
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def best_stretches(weights, sums, squares, entries):  # type: ignore[no-untyped-def]
     """Cut a line of cells into stretches so that the squared error from the mean of each stretch is smallest: exact.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from numba import njit
+from stackc.compiled import compiled
 
 
 # Without fastmath neither the order changes nor do a product and a sum become one operation; several elements of a row at
 # once do no harm, since no sum runs along a row. As the inner loop goes along rows, it is as fast as a BLAS.
-@njit(nogil=True, cache=True)
+@compiled
 def add_up(scores, basis, mean, out):  # type: ignore[no-untyped-def]
     """Write ``mean + scores @ basis``, each sum from the first component to the last and then the mean.
 

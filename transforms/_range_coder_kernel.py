@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from stackc.compiled import compiled
 
 _WORD = np.uint64(32)
 _PROBABILITY_BITS = np.uint64(16)
@@ -43,7 +44,7 @@ RATE = np.array([655360 // (10 * count + 16) for count in range(LARGEST_COUNT + 
 _PRICE = np.array([16 << 12] + [round((16 - math.log2(share)) * 4096) for share in range(1, 65536)], np.int32)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def learned(context: int, bit: int, limit: int) -> int:
     """The context after it has seen a bit."""
     count = context & 1023
@@ -54,19 +55,19 @@ def learned(context: int, bit: int, limit: int) -> int:
     return (probability << 10) | min(count + 1, limit)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def decision(context: int, bit: int) -> int:
     """A bit in a context, for a buffer."""
     return np.uint64((context >> 16) << 1 | bit)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def plain(value: int, bits: int) -> int:
     """From 1 to 31 bits at one bit each, for a buffer."""
     return np.uint64(bits << 32 | value)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _carry(words: np.ndarray, written: int) -> None:
     place = min(written, words.size) - 1
     while place >= 0:
@@ -76,7 +77,7 @@ def _carry(words: np.ndarray, written: int) -> None:
         place -= 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def put_all(
     decisions: np.ndarray, count: int, words: np.ndarray, low: int, width: int, written: int
 ) -> tuple[int, int, int]:
@@ -103,7 +104,7 @@ def put_all(
     return low, width, written
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def price_all(decisions: np.ndarray, count: int) -> int:
     """Bits of the first decisions of a buffer, in units of ``2**-12``."""
     total = 0
@@ -117,7 +118,7 @@ def price_all(decisions: np.ndarray, count: int) -> int:
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def finish(words: np.ndarray, low: int, width: int, written: int) -> int:
     """Write the number of the interval that ends in most zero bits, as two more words; returns how many there are."""
     if written + 2 <= words.size:
@@ -140,7 +141,7 @@ def finish(words: np.ndarray, low: int, width: int, written: int) -> int:
     return written + 2
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def begin(words: np.ndarray) -> int:
     """The number that a decoder starts with: the first two words; words that are not there are zero."""
     code = np.uint64(0)
@@ -151,7 +152,7 @@ def begin(words: np.ndarray) -> int:
     return code
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def get(code: int, width: int, read: int, word: int, context: int) -> tuple[int, int, int, int]:
     """Decode a bit; ``word`` is the one to be read next, ``words[read]``."""
     bound = (width >> _PROBABILITY_BITS) * np.uint64(context >> 16)
@@ -164,7 +165,7 @@ def get(code: int, width: int, read: int, word: int, context: int) -> tuple[int,
     return bit, code, width, read
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def get_plain(code: int, width: int, read: int, word: int, bits: int) -> tuple[int, int, int, int]:
     """Decode up to 31 bits that were coded at one bit each; ``word`` is the one to be read next."""
     width >>= np.uint64(bits)

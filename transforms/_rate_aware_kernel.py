@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from stackc.compiled import compiled
 
 from ._context_model_kernel import (
     ACTIVITY,
@@ -33,7 +34,7 @@ from ._range_coder_kernel import RATE, learned
 _BITS = np.array([16.0] + [16 - math.log2(probability) for probability in range(1, 65537)], np.float32)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _escape_bits(high: int) -> float:
     """Bits of what unary bits do not say: about two for each doubling."""
     bits, excess = np.float32(0), high - UNARY + 1
@@ -43,7 +44,7 @@ def _escape_bits(high: int) -> float:
     return bits
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def rate_aware_matrix(
     scaled: np.ndarray, rdo: float, peak: int, weights: np.ndarray, resolution: int, limit: int, carry: int
 ) -> np.ndarray:

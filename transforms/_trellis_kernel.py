@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from stackc.compiled import compiled
 
 #: Cost of a state that cannot be reached, far above every cost between two renormalisations.
 _UNREACHABLE = np.float32(1e30)
@@ -19,13 +20,13 @@ _UNREACHABLE = np.float32(1e30)
 _BLOCK = 64
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _less(a: Any, b: Any) -> Any:
     """The smaller one; unlike `min` without a thought of NaN."""
     return a if a < b else b
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _class_costs(
     x: Any,
     begin: Any,
@@ -59,13 +60,13 @@ def _class_costs(
             out[t] = _less(cost, weight * (a * a) + at_zero) if even else cost
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _row(a: Any) -> Any:
     """Where the table has a magnitude in steps; without a sign, which numba would ask for at every look into it."""
     return np.int64(np.int32(a)) & 0xFFFF
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def forward8(x: Any, step: Any, largest: Any, weights: Any, table: Any, zero: Any, decisions: Any) -> Any:
     """Cheapest way into each of 8 states after every value; returns the state with the cheapest way in the end.
 
@@ -109,7 +110,7 @@ def forward8(x: Any, step: Any, largest: Any, weights: Any, table: Any, zero: An
     return np.argmin(np.array([c0, c1, c2, c3, c4, c5, c6, c7]))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def forward4(x: Any, step: Any, largest: Any, weights: Any, table: Any, zero: Any, decisions: Any) -> Any:
     """`forward8` for 4 states."""
     inputs, costs = np.empty((2, _BLOCK), np.float32), np.empty((4, _BLOCK), np.float32)
@@ -132,7 +133,7 @@ def forward4(x: Any, step: Any, largest: Any, weights: Any, table: Any, zero: An
     return np.argmin(np.array([c0, c1, c2, c3]))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def backward(decisions: Any, ways: Any, class_of: Any, state: Any) -> None:
     """Replace decisions by the classes of the codes on the cheapest way that ends in a state.
 
@@ -153,7 +154,7 @@ def backward(decisions: Any, ways: Any, class_of: Any, state: Any) -> None:
         state = way >> 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def codes_of(
     x: Any, step: Any, largest: Any, weights: Any, table: Any, zero: Any, magnitudes: Any, classes: Any, codes: Any
 ) -> None:
@@ -184,7 +185,7 @@ def codes_of(
         codes[t] = ((np.int64(magnitudes[which, j]) & kept) ^ negative) - negative
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count(codes: Any, next_state: Any, counts: Any) -> None:
     """Add up how often each magnitude occurs in each quantiser.
 

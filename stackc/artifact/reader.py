@@ -20,6 +20,7 @@ from stackc.artifact.stacks import FittedStack, StackTable
 from stackc.companions import GENERATION, LEFT_BEHIND, is_tokenizer_file, read_names, without_code
 from stackc.errors import ArtifactError, DependencyError, SpecError
 from stackc.fingerprint import fingerprint
+from stackc.isolation import isolated
 from stackc.nearest import nearest
 from stackc.packer import Packer
 from stackc.parallel import map_ordered, one_thread_per_operation
@@ -211,6 +212,10 @@ class Artifact(Mapping[str, "Tensor"]):
         return self._payload.read(plane.start, plane.length)
 
     def __getitem__(self, name: str) -> Tensor:
+        with isolated():
+            return self._decoded(name)
+
+    def _decoded(self, name: str) -> Tensor:
         fitted, spec = self._fitted(name), self._spec(self._number(name))
         stored = self._planes(name, fitted)
         self._require_affordable()
@@ -355,14 +360,16 @@ class Artifact(Mapping[str, "Tensor"]):
                 "load its state_dict() into your own module, or decode it to safetensors"
             )
         generation = self.bundled_file(GENERATION) if GENERATION in self.bundled else None
-        return build_transformers(self.config, self.state_dict(), generation)
+        with isolated():
+            return build_transformers(self.config, self.state_dict(), generation)
 
     def tokenizer(self) -> Any | None:
         """The bundled tokenizer, or None."""
         from stackc.reference import tokenizer_from_files
 
         files = {name: self.bundled_file(name) for name in self.bundled if is_tokenizer_file(name)}
-        return tokenizer_from_files(files, self.config)
+        with isolated():
+            return tokenizer_from_files(files, self.config)
 
     def close(self) -> None:
         """Close the file; tensors can no longer be read."""

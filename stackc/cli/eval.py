@@ -61,11 +61,12 @@ def evaluate(
     from stackc.cli.progress import showing_progress
     from stackc.cli.terminal import output, say, write_json
     from stackc.errors import DataError
+    from stackc.isolation import isolated
     from stackc.table import score_sentence
 
     judge = open_task(task)
     judge.check()
-    with showing_progress(quiet=quiet) as progress:
+    with isolated(), showing_progress(quiet=quiet) as progress:
         subject = _open(target)
         other = None if reference is None else _open(reference)
         for model in (subject.model, *(() if other is None else (other.model,))):

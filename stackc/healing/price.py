@@ -94,7 +94,7 @@ class Pricing:
             bits = tensor.bits(lambda path, codes, name=name: self._of(join(name, path), codes))  # type: ignore[misc]
             if bits is not None:
                 found.append(bits)
-        return torch.stack(found).sum() * self._factor if found else torch.zeros(())
+        return torch.stack(found).sum() * self._factor if found else torch.zeros((), dtype=torch.float32)
 
     def _of(self, plane: str, codes: Tensor) -> Tensor:
         if plane not in self._estimates:

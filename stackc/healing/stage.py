@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -156,6 +157,10 @@ class Healing:
         ModelError
             If the model or the teacher does not run, or their classes differ.
         """
+        with _accelerate_as_before():
+            return self._run(plan, index, healed)
+
+    def _run(self, plan: Plan, index: int, healed: Mapping[int, Mapping[str, Hardened]]) -> Healed:
         heal = heal_settings(plan.recipe, index)
         accelerator = _accelerator(heal, index)
         starts = {tensor.name: self._start(tensor, index, healed) for tensor in plan.tensors if index in tensor.trained}
@@ -241,7 +246,7 @@ class Healing:
         else:
             asked = self._task.token_ids([texts[row] for row in met], teacher.tokenizer())
         labelled = teacher_logits(teacher, asked, progress=self._progress).logits
-        logits = torch.zeros(len(texts), labelled.shape[1])
+        logits = torch.zeros(len(texts), labelled.shape[1], dtype=torch.float32)
         logits[torch.tensor(met)] = labelled
         return Rows(batches, logits)
 
@@ -336,6 +341,21 @@ class _Measure:
                 writer.add(tensor.names, tensor.spec, stack, packed)
                 sizes |= priced
             return Size(writer.projected_bytes(self._healing.files), sizes)
+
+
+@contextmanager
+def _accelerate_as_before() -> Iterator[None]:
+    """accelerate has one state for the process; a program that trains with it gets its own back."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    states = [kind._shared_state for kind in (AcceleratorState, GradientState, PartialState)]
+    before = [dict(state) for state in states]
+    try:
+        yield
+    finally:
+        for state, kept in zip(states, before, strict=True):
+            state.clear()
+            state.update(kept)
 
 
 def _accelerator(heal: Heal, index: int) -> Any:

@@ -47,7 +47,9 @@ class Labelled(NamedTuple):
 
 
 def teacher_cache(teacher: Reference, folder: Path | None = None) -> RowCache | None:
-    """The file that keeps a teacher's logits; None without a config, when weights alone do not say what is computed.
+    """The file that keeps a teacher's logits; None if there is no folder for it, or no config.
+
+    Without a config, weights alone do not say what is computed.
 
     Parameters
     ----------
@@ -56,12 +58,14 @@ def teacher_cache(teacher: Reference, folder: Path | None = None) -> RowCache | 
     folder : Path, optional
         Where the file is; the folder ``teacher`` of `stackc.cache.cache_folder` if not given.
     """
-    if teacher.config is None:
+    if folder is None and (kept := cache_folder()) is not None:
+        folder = kept / "teacher"
+    if teacher.config is None or folder is None:
         return None
     digest = hashlib.sha256(teacher.fingerprint().encode())
     digest.update(msgspec.json.encode(teacher.config, order="deterministic"))
     identity = digest.hexdigest()
-    return RowCache((folder or cache_folder() / "teacher") / f"{identity[:32]}.safetensors", identity)
+    return RowCache(folder / f"{identity[:32]}.safetensors", identity)
 
 
 def teacher_logits(

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import sys
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from stackc.companions import GENERATION
 from stackc.errors import ModelError, StackcError
+from stackc.isolation import isolated
 from stackc.lazy import torch
 from stackc.reference.offline import offline, wanted_network
 from stackc.reference.proportion import built_in_proportion, require_proportion
 from stackc.reference.reference import listing
+from stackc.silence import silence
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,6 +36,10 @@ _IMPLEMENTATION_KEYS = frozenset({"attn_implementation", "experts_implementation
 _PRETRAINED_BACKBONE = "use_pretrained_backbone"
 _ALIGNMENT = 64
 _BUILT_IN = frozenset({"eager", "sdpa"})
+
+#: Held while transformers makes a model: meanwhile the default dtype of the process is that of the model, and torch's functions
+#: of initialisation are exchanged.
+building = threading.RLock()
 
 
 def build_transformers(
@@ -80,10 +88,12 @@ def build_with_dtype(
         See `build_transformers`.
     """
     require_proportion(config, state)
-    state = {name: _aligned(tensor.detach()) for name, tensor in state.items()}
-    common = common_dtype(state)
-    narrower = {tensor.dtype for tensor in state.values() if tensor.dtype in (torch.float16, torch.bfloat16)} - {common}
-    with quiet_transformers(), offline():
+    with isolated(), building, quiet_transformers(), offline():
+        state = {name: _aligned(tensor.detach()) for name, tensor in state.items()}
+        common = common_dtype(state)
+        narrower = {tensor.dtype for tensor in state.values() if tensor.dtype in (torch.float16, torch.bfloat16)} - {
+            common
+        }
         architecture = _architecture(config)
         for dtype in (*sorted(narrower, key=str), common):
             model = _loaded(architecture, config, state, dtype)
@@ -129,7 +139,7 @@ def tied_names(config: Mapping[str, Any]) -> list[list[str]]:
     ModelError
         If the architecture is unknown or the config does not build it.
     """
-    with torch.device("meta"):
+    with isolated(), torch.device("meta"):
         model = fresh_transformers(config)
     groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -174,7 +184,7 @@ def fresh_transformers(config: Mapping[str, Any]) -> nn.Module:
     ModelError
         If the architecture is unknown or the config does not build it.
     """
-    with quiet_transformers(), offline():
+    with isolated(), building, quiet_transformers(), offline():
         architecture = _architecture(config)
         try:
             model = architecture(architecture.config_class.from_dict(_self_contained(config)))
@@ -251,10 +261,10 @@ def _is_model_class(value: object) -> bool:
 
 def _aligned(tensor: Tensor) -> Tensor:
     # CPU kernels sum in another order where memory is not aligned as torch allocates it (a mapped file, a numpy array): a
-    # lossless copy of a model must give the very numbers of the model.
+    # lossless copy of a model must give the very numbers of the model. What was made in inference mode could not be trained.
     return (
         tensor
-        if tensor.data_ptr() % _ALIGNMENT == 0 and tensor.is_contiguous()
+        if tensor.data_ptr() % _ALIGNMENT == 0 and tensor.is_contiguous() and not tensor.is_inference()
         else tensor.clone(memory_format=torch.contiguous_format)
     )
 
@@ -281,29 +291,61 @@ def _self_contained(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class _Bars:
+    """The progress bars of transformers: off for the whole process while any thread builds a model."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._put_back: list[Callable[[], None]] = []
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """Off until the last block ends, and then as they were before the first one."""
+        with self._lock:
+            if not self._blocks:
+                self._switch_off()
+            self._blocks += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._blocks -= 1
+                while not self._blocks and self._put_back:
+                    self._put_back.pop()()
+
+    def _switch_off(self) -> None:
+        from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+        from transformers.utils import logging
+
+        # Last in, first out: transformers switches the bars of huggingface_hub on with its own.
+        if are_progress_bars_disabled():
+            self._put_back.append(disable_progress_bars)
+        if logging.is_progress_bar_enabled():
+            self._put_back.append(logging.enable_progress_bar)
+        logging.disable_progress_bar()
+
+
+_bars = _Bars()
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep the progress bars, warnings and log lines of transformers from the user while the block runs.
 
-    What matters in them is raised as an error instead.
+    What matters in them is raised as an error instead. Other threads warn and log as before.
     """
-    import logging  # planning a recipe does without it
+    with silence():
+        _import_transformers()
+        with silence(), _bars.off():  # once more, for the handlers that came with it
+            yield
 
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(
-            max(disabled, logging.ERROR)
-        )  # the import of transformers logs too, before its own switch exists
-        try:
-            from transformers.utils import logging as transformers_logging
 
-            bars = transformers_logging.is_progress_bar_enabled()
-            transformers_logging.disable_progress_bar()
-            try:
-                yield
-            finally:
-                if bars:
-                    transformers_logging.enable_progress_bar()
-        finally:
-            logging.disable(disabled)
+def _import_transformers() -> None:
+    """Import what models are built with, which logs, and leave the filters of warnings as they were: they are the program's."""
+    if "transformers.modeling_utils" not in sys.modules:
+        with building, warnings.catch_warnings():
+            import transformers.modeling_utils
+    import transformers.utils.logging
+
+    transformers.utils.logging.get_logger()  # brings its handler

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stackc.errors import ModelError
+from stackc.isolation import isolated
 from stackc.lazy import torch
 from stackc.planes import to_bytes
-from stackc.reference.building import fresh_transformers
+from stackc.reference.building import building, fresh_transformers
 from stackc.reference.module import ModuleReference
 from stackc.reference.reference import Kind, Reference, listing, require_known
 
@@ -83,8 +84,8 @@ def random_reference(reference: Reference, seed: int) -> Reference:
     True
     """
     require_architecture(reference)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with isolated(), building, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of other devices too, for good
         if reference.config is not None:
             fresh = fresh_transformers(reference.config)
         else:

@@ -8,12 +8,15 @@ import operator
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stackc import companions
+from stackc.cache import require_download_folder
 from stackc.errors import DependencyError, ModelError, StackcError
+from stackc.isolation import contained
 from stackc.lazy import torch
 from stackc.nearest import nearest
 from stackc.reference.foreign import advice
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
 #: Models that come with stackc, in the order of interest.
 DEMO_MODELS = ("demo/bert-tiny-reviews",)
+
+#: Held while somebody's module runs: where Python looks for modules and prints to belongs to the process.
+_running_code = threading.RLock()
 
 _DEMO = "demo/"
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -121,6 +127,8 @@ def _download(name: str, cache: Path | None) -> Path:
             "downloading a model needs the package huggingface_hub: pip install huggingface_hub"
         ) from error
     try:
+        if cache is None:
+            require_download_folder()
         return Path(huggingface_hub.snapshot_download(name, cache_dir=cache, allow_patterns=list(_HUB_FILES)))
     except (OSError, HFValidationError, *HfHubHTTPError.__bases__) as error:
         # The base is the HTTP error of whichever client this release of huggingface_hub speaks through.
@@ -142,7 +150,7 @@ def _entries(folder: Path) -> Iterable[Path]:
 def _factory(name: str) -> Reference:
     module_name, _, attribute = name.partition(":")
     # What a user's module prints must not end up in the middle of a report on standard output.
-    with _working_folder_importable(), contextlib.redirect_stdout(sys.stderr):
+    with _running_code, contained(), _working_folder_importable(), contextlib.redirect_stdout(sys.stderr):
         try:
             module = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:  # an imported file may fail in any way

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,7 @@ def write_weights(path: Path, config: Mapping[str, Any] | None, state: Mapping[s
     Parameters
     ----------
     path : Path
-        The file; one that stands there is replaced.
+        The file; one that stands there is replaced and its permissions are kept.
     config : mapping, optional
         Content of config.json; a tied tensor is written once if it restores the tie.
     state : mapping of str to Tensor
@@ -126,6 +127,10 @@ def write_weights(path: Path, config: Mapping[str, Any] | None, state: Mapping[s
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    path.touch()
+    # safetensors makes its files private. What a new file is given otherwise, a new file tells: asking for the umask would mean
+    # to change it, for all threads.
+    mode = stat.S_IMODE(path.stat().st_mode)
     try:
         save_file(_storable(config, state), path, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -134,15 +139,8 @@ def write_weights(path: Path, config: Mapping[str, Any] | None, state: Mapping[s
             raise OutputError(f"the weights cannot be written: {error}") from error
         code = int(found[1])
         raise OSError(code, os.strerror(code)) from error
-    _share(path)
+    path.chmod(mode)
     _sync(path)
-
-
-def _share(path: Path) -> None:
-    """Give a file the permissions of any other new file; safetensors makes its files private."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
 
 
 def _storable(config: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

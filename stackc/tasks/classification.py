@@ -100,7 +100,7 @@ class ClassificationEvaluation(Evaluation):
             for batch in self.batches:
                 values = torch.cat([_logits(model, fed, device) for fed in as_fed(model, batch.inputs)])
                 if logits is None:
-                    logits = torch.empty(total, values.shape[1])
+                    logits = torch.empty(total, values.shape[1], dtype=torch.float32)
                 logits[batch.rows] = values
                 done += len(batch.rows)
                 if progress is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackc.cache import cache_folder
 from stackc.errors import DataError, ModelError
 from stackc.healing import teacher as module
 from stackc.healing.ragged import Ragged
@@ -256,14 +254,3 @@ def test_entries_are_a_dictionary(tmp_path_factory, first, second, wanted):
     expected = {**second, **first}
     assert len(found.keys) == len(expected)
     assert [None if place < 0 else found.values[place, 0] for place in places] == [expected.get(key) for key in wanted]
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path: Path):
-    monkeypatch.setenv("STACKC_CACHE", "~/kept")
-    assert cache_folder() == Path.home() / "kept"
-    monkeypatch.delenv("STACKC_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "stackc"
-    for ignored in ("", os.path.join("not", "absolute")):
-        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
-        assert cache_folder() == Path.home() / ".cache" / "stackc"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from stackc.cache import require_download_folder
 from stackc.errors import DataError, DependencyError
 from stackc.tasks.data.table import Table
 
@@ -38,6 +39,7 @@ def read_hub(data: str, subset: str | None, split: str) -> Table:
 
     name = f"{data}, {subset}" if subset else data
     try:
+        require_download_folder()
         rows = datasets.load_dataset(data, name=subset, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # the package's own errors derive from these
         reason = str(error).strip().partition("\n")[0]
