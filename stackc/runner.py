@@ -13,7 +13,7 @@ import msgspec
 from stackc.allocation.settings import targeted
 from stackc.artifact.writer import temporary_name, write_text, writing
 from stackc.controls.choose import with_controls
-from stackc.errors import OutputError, RecipeError
+from stackc.errors import OutputError
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
 from stackc.recipe.recipe import Recipe
@@ -50,6 +50,7 @@ def run(
     target_bytes: int | str | None = None,
     controls: Sequence[str] | None = None,
     seeds: int | None = None,
+    allow_code: bool = False,
     evaluate: bool = True,
     every_stage: bool = True,
     progress: Progress | None = None,
@@ -77,6 +78,9 @@ def run(
         ``no-heal``, or ``all``. Only their rows in the report remain.
     seeds : int, optional
         Under how many seeds the whole recipe is run, instead of the recipe's ``seeds``. The file is that of the first.
+    allow_code : bool
+        Whether a model that the recipe names as ``package.module:function`` may be opened, which runs that code. A
+        ``model`` that is given here needs no such word.
     evaluate, every_stage, progress
         As in `stackc.pipeline.compress_to_file`.
 
@@ -87,16 +91,15 @@ def run(
     """
     from stackc.controls.run import compress_with_controls
     from stackc.healing.checkpoint import CheckpointFolder
-    from stackc.reference import open_reference
+    from stackc.recipe.model import open_model
 
     recipe = with_controls(targeted(recipe_from(recipe), target_ratio, target_bytes), controls, seeds)
+    if allow_code:
+        recipe = msgspec.structs.replace(recipe, allow_code=True)
     folder = Path(output) if output is not None else Path("runs") / recipe.name
     check_output(folder, overwrite=overwrite)
     checkpoints = CheckpointFolder.beside(folder, resume=resume, overwrite=overwrite)
-    source = model if model is not None else recipe.model
-    if source is None:
-        raise RecipeError(f"the recipe {recipe.name} names no model; give one with --model")
-    reference = open_reference(source)
+    reference = open_model(recipe, model)
     recipe = msgspec.structs.replace(recipe, model=reference.source)
     with replacing_folder(folder) as temporary:
         result = compress_with_controls(

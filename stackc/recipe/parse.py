@@ -138,6 +138,11 @@ def parse_recipe(document: Document) -> Recipe:
                 f"{document.where(('bundle',))}: cannot bundle {item!r}; what can be bundled: {', '.join(BUNDLES)}"
             )
     lock = None if value.get("lock") is None else _typed(document, ("lock",), value["lock"], Lock)
+    if lock is not None and lock.name and not {"", ".", ".."}.isdisjoint(re.split(r"[/\\]", lock.name)):
+        raise RecipeError(
+            f"{document.where(('lock', 'name'))}: {lock.name!r} is no name of a recipe; it names the folder of the results, so "
+            "it has no '..' and no '/' in front"
+        )
     stem = document.name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".lock")
     return Recipe(
         name=lock.name if lock is not None and lock.name else stem,
