@@ -14,6 +14,7 @@ from stackc.controls import CONTROL_NAMES, ControlName, SeedCount
 from stackc.errors import DependencyError, RecipeError
 from stackc.nearest import nearest
 from stackc.packer import Packer
+from stackc.patterns import check_glob
 from stackc.recipe.document import Document, Path_, read_document
 from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
 from stackc.registry import find
@@ -227,6 +228,11 @@ def _parse_patterns(document: Document, path: Path_, value: Any) -> tuple[str, .
         raise RecipeError(f"{document.where(path)}: 'on' lists no glob; leave it out to take every plane that fits")
     if not all(pattern.removeprefix("!") for pattern in patterns):
         raise RecipeError(f"{document.where(path)}: a glob is empty; write '*' for all tensors, or leave 'on' out")
+    for pattern in patterns:
+        try:
+            check_glob(pattern.removeprefix("!"))
+        except RecipeError as error:
+            raise RecipeError(f"{document.where(path)}: {error}") from error
     return tuple(patterns)
 
 
