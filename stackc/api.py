@@ -15,6 +15,7 @@ from stackc.allocation.settings import targeted
 from stackc.artifact.reader import Artifact
 from stackc.controls.choose import with_controls
 from stackc.errors import OutputError
+from stackc.paths import user_path
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
 from stackc.recipe.recipe import Recipe
@@ -87,7 +88,7 @@ def compress(
     if allow_code:
         recipe = msgspec.structs.replace(recipe, allow_code=True)
     if path is not None:
-        target = Path(path)
+        target = user_path(path)
         if target.exists() and not overwrite:
             raise OutputError(f"{target} exists already; choose another path, or say overwrite=True")
         result = compress_with_controls(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)

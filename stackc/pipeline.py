@@ -15,7 +15,7 @@ from stackc.accounting import byte_rows
 from stackc.allocation.run import allocating
 from stackc.allocation.settings import require_target
 from stackc.artifact.reader import Artifact
-from stackc.artifact.writer import temporary_name, writing
+from stackc.artifact.writer import require_replaceable, temporary_name, writing
 from stackc.clock import Clock
 from stackc.encode import is_calibrated
 from stackc.encode_model import encode_model
@@ -216,6 +216,7 @@ def compress_to_file(
 @contextmanager
 def _staging_folder(path: Path) -> Iterator[Path]:
     """A folder beside ``path`` for files on their way, so that moving the last one there cannot fail halfway."""
+    require_replaceable(path)
     folder = temporary_name(path)
     with writing(path):
         folder.mkdir()

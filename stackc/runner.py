@@ -14,6 +14,7 @@ from stackc.allocation.settings import targeted
 from stackc.artifact.writer import temporary_name, write_text, writing
 from stackc.controls.choose import with_controls
 from stackc.errors import OutputError
+from stackc.paths import user_path
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
 from stackc.recipe.recipe import Recipe
@@ -96,7 +97,7 @@ def run(
     recipe = with_controls(targeted(recipe_from(recipe), target_ratio, target_bytes), controls, seeds)
     if allow_code:
         recipe = msgspec.structs.replace(recipe, allow_code=True)
-    folder = Path(output) if output is not None else Path("runs") / recipe.name
+    folder = user_path(output) if output is not None else Path("runs") / recipe.name
     check_output(folder, overwrite=overwrite)
     checkpoints = CheckpointFolder.beside(folder, resume=resume, overwrite=overwrite)
     reference = open_model(recipe, model)

@@ -15,6 +15,7 @@ from stackc.artifact.manifest import KINDS, Manifest, decode_manifest
 from stackc.errors import ArtifactError, DependencyError, SpecError
 from stackc.nearest import nearest
 from stackc.packer import Packer
+from stackc.paths import require_regular, user_path
 from stackc.spec import PlaneSpec, total_bytes
 from stackc.stack import PlannedPlane, Stack, decode, from_wire, stored_planes
 
@@ -58,8 +59,9 @@ class Artifact(Mapping[str, "Tensor"]):
     """
 
     def __init__(self, path: str | Path, *, max_bytes: int | None = None) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         try:
+            require_regular(self.path)
             self._file = self.path.open("rb")
         except OSError as error:
             raise ArtifactError(f"{self.path} cannot be opened: {error.strerror}") from error

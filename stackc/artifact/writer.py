@@ -20,6 +20,7 @@ import msgspec
 from stackc.artifact.container import BlockChecksums, compress, frame_manifest
 from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry
 from stackc.errors import OutputError
+from stackc.paths import require_regular
 from stackc.spec import PlaneSpec
 from stackc.stack import Stack, to_wire
 
@@ -41,6 +42,19 @@ def writing(path: Path) -> Iterator[None]:
                 f"{path} cannot be written: the disk is full; free some space or choose another --output"
             ) from error
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another --output") from error
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuse to put a file in the place of a pipe or a device, such as ``/dev/null``.
+
+    Raises
+    ------
+    OutputError
+        If something stands there that is neither file nor folder.
+    """
+    with writing(path):
+        if path.exists():
+            require_regular(path)
 
 
 class ArtifactWriter:
@@ -152,6 +166,7 @@ class ArtifactWriter:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A new file beside ``path`` that takes its place at the end, or vanishes if anything fails."""
+    require_replaceable(path)
     temporary = temporary_name(path)
     try:
         temporary.touch(exist_ok=False)

@@ -59,11 +59,12 @@ def decode(
     from stackc.cli.terminal import say
     from stackc.humanise import plural, size_text
     from stackc.parallel import map_ordered
+    from stackc.paths import user_path
 
     file = artifact_path(file)
     with Artifact(file) as artifact:
         as_folder = _as_folder(to, output, artifact.config is not None)
-        target = output or Path(file.stem if as_folder else f"{file.stem}{_SUFFIX}")
+        target = user_path(output) if output else Path(file.stem if as_folder else f"{file.stem}{_SUFFIX}")
         extra: dict[str, bytes | Path] = {}
         if as_folder:
             extra = dict(_tokenizer(tokenizer, {name: artifact.bundled_file(name) for name in artifact.bundled}))
@@ -104,8 +105,10 @@ def _tokenizer(folder: Path | None, bundled: Mapping[str, bytes]) -> Mapping[str
     if folder is None:
         return bundled
     from stackc.errors import ModelError
+    from stackc.paths import user_path
     from stackc.reference.tokenizers import tokenizer_files
 
+    folder = user_path(folder)
     files = tokenizer_files(folder)
     if not files:
         raise ModelError(f"{folder} holds no tokenizer files such as tokenizer.json or vocab.txt")
@@ -114,8 +117,10 @@ def _tokenizer(folder: Path | None, bundled: Mapping[str, bytes]) -> Mapping[str
 
 def _check_target(target: Path, as_folder: bool, overwrite: bool, known: set[str]) -> None:
     """Refuse to replace what this command would not have written."""
+    from stackc.artifact.writer import require_replaceable
     from stackc.errors import OutputError
 
+    require_replaceable(target)
     if as_folder and target.is_dir():
         present = sorted(entry.name for entry in target.iterdir())
         if present and not overwrite:

@@ -93,9 +93,10 @@ def evaluate(
 
 def _open(name: str) -> _Subject:
     from stackc.artifact.reader import Artifact
+    from stackc.paths import user_path
     from stackc.reference import open_reference
 
-    if _is_artifact(Path(name)):
+    if _is_artifact(user_path(name)):
         with Artifact(name) as artifact:
             return _Subject(name, artifact.build(), artifact.tokenizer())
     reference = open_reference(name)
@@ -116,9 +117,10 @@ def _is_artifact(path: Path) -> bool:
 
 def _load_tokenizer(source: str) -> Any:
     from stackc.errors import ModelError
+    from stackc.paths import user_path
     from stackc.reference import load_tokenizer, open_reference
 
-    path = Path(source).expanduser()
+    path = user_path(source)
     found = load_tokenizer(path) if path.is_dir() else open_reference(source).tokenizer()
     if found is None:
         raise ModelError(f"{source} holds no tokenizer files such as tokenizer.json or vocab.txt")

@@ -14,6 +14,7 @@ from stackc.controls import CONTROL_NAMES, ControlName, SeedCount
 from stackc.errors import DependencyError, RecipeError
 from stackc.nearest import nearest
 from stackc.packer import Packer
+from stackc.paths import user_path
 from stackc.patterns import check_glob
 from stackc.recipe.document import Document, Path_, read_document
 from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
@@ -70,8 +71,8 @@ def find_recipe(source: str | Path) -> Path:
     >>> find_recipe("claim/int8").parts[-2:]
     ('claim', 'int8.yaml')
     """
-    path = Path(source)
-    if path.is_file():
+    path = user_path(source)
+    if path.exists() and not path.is_dir():
         return path
     shipped = shipped_recipes()
     # `recipes/int8.yaml` works from anywhere, not only from a checkout.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from stackc.errors import DependencyError, ModelError, StackcError
 from stackc.lazy import torch
 from stackc.nearest import nearest
-from stackc.paths import user_path
+from stackc.paths import require_regular, user_path
 from stackc.reference.module import ModuleReference
 from stackc.reference.reference import Reference
 from stackc.reference.safetensors_file import SafetensorsReference
@@ -139,6 +139,10 @@ def _demo(name: str) -> Reference:
 
 
 def _file(path: Path, name: str) -> Reference:
+    try:
+        require_regular(path)
+    except OSError as error:
+        raise ModelError(f"{name} cannot be opened: {error.strerror}") from error
     if path.suffix != ".safetensors":
         raise ModelError(f"{name} is not a model: give a .safetensors file or the folder of a Hugging Face model")
     return SafetensorsReference.open(path, name)

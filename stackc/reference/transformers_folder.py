@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from stackc.errors import ModelError
+from stackc.paths import require_regular
 from stackc.reference.building import build_transformers, refuse_quantised
 from stackc.reference.reference import Kind, Reference, distinct, listing, require_known
 from stackc.reference.safetensors_file import StoredTensor, read_chunks, read_header, read_tensor
@@ -93,6 +94,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / _CONFIG
     try:
+        require_regular(path)
         config: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError as error:
         remedy = (
