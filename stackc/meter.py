@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from stackc.parallel import can_start_thread
+
 _INTERVAL_SECONDS = 0.01
 
 
@@ -68,9 +70,12 @@ class MemoryMeter:
                 self._open[label] -= 1
 
     def __enter__(self) -> MemoryMeter:
-        self._thread.start()
+        # Without it, samples are taken where labels begin and end.
+        if can_start_thread():
+            self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()

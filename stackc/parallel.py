@@ -20,6 +20,25 @@ Result = TypeVar("Result")
 NO_THREAD = "can't start new thread"
 
 
+def can_start_thread() -> bool:
+    """Whether the operating system lets this process start one more thread now.
+
+    Examples
+    --------
+    >>> can_start_thread()
+    True
+    """
+    thread = threading.Thread(target=lambda: None)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if NO_THREAD not in str(error):
+            raise
+        return False
+    thread.join()
+    return True
+
+
 @contextmanager
 def one_thread_per_operation() -> Iterator[None]:
     """Run every torch operation on one thread: sums come out the same on any number of cores."""
