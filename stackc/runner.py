@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from stackc.allocation.settings import targeted
-from stackc.artifact.writer import temporary_name, write_text, writing
+from stackc.artifact.writer import write_text, writing
 from stackc.controls.choose import with_controls
 from stackc.errors import OutputError
+from stackc.partial import partial_folder, put_in_place, recover
 from stackc.paths import user_path
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
@@ -98,6 +98,7 @@ def run(
     if allow_code:
         recipe = msgspec.structs.replace(recipe, allow_code=True)
     folder = user_path(output) if output is not None else Path("runs") / recipe.name
+    recover(folder)
     check_output(folder, overwrite=overwrite)
     checkpoints = CheckpointFolder.beside(folder, resume=resume, overwrite=overwrite)
     reference = open_model(recipe, model)
@@ -148,26 +149,10 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         If the new folder cannot be made or moved; an old one is then where it was.
     """
     folder = folder.resolve()
-    temporary = temporary_name(folder)
-    with writing(folder):
-        temporary.mkdir(parents=True)
-    try:
+    with ExitStack() as stack:
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(partial_folder(folder))
         yield temporary
         with writing(folder):
-            _exchange(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _exchange(new: Path, folder: Path) -> None:
-    if not folder.exists():
-        new.replace(folder)
-        return
-    old = temporary_name(folder)
-    folder.replace(old)
-    try:
-        new.replace(folder)
-    except OSError:
-        old.replace(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+            put_in_place(temporary, folder)

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import errno
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import msgspec
 from stackc.artifact.container import BlockChecksums, compress, frame_manifest
 from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry
 from stackc.errors import OutputError
+from stackc.partial import atomic_file
 from stackc.paths import require_regular
 from stackc.spec import PlaneSpec
 from stackc.stack import Stack, to_wire
@@ -161,27 +161,6 @@ class ArtifactWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A new file beside ``path`` that takes its place at the end, or vanishes if anything fails."""
-    require_replaceable(path)
-    temporary = temporary_name(path)
-    try:
-        temporary.touch(exist_ok=False)
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def temporary_name(path: Path) -> Path:
-    """A hidden name beside ``path`` that nobody uses.
-
-    Unlike those of `tempfile`, what is made there is as readable as any other new file or folder.
-    """
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
 
 
 def write_text(path: Path, text: str) -> None:

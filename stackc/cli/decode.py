@@ -119,7 +119,9 @@ def _check_target(target: Path, as_folder: bool, overwrite: bool, known: set[str
     """Refuse to replace what this command would not have written."""
     from stackc.artifact.writer import require_replaceable
     from stackc.errors import OutputError
+    from stackc.partial import recover
 
+    recover(target)
     require_replaceable(target)
     if as_folder and target.is_dir():
         present = sorted(entry.name for entry in target.iterdir())
@@ -146,7 +148,8 @@ def _write_folder(
 
 
 def _write_file(target: Path, state: Mapping[str, Tensor]) -> None:
-    from stackc.artifact.writer import atomic_file, writing
+    from stackc.artifact.writer import writing
+    from stackc.partial import atomic_file
     from stackc.reference.saving import write_weights
 
     with writing(target):
