@@ -56,6 +56,20 @@ def _encodable(text: str) -> str:
     return text
 
 
+def readable(text: str) -> str:
+    """A name from the file system as the letters that it stands for, where an ASCII locale shows bytes in disguise.
+
+    Examples
+    --------
+    >>> readable("r\\udcc3\\udca9"), readable("r\\udcff") == "r\\udcff"
+    ('ré', True)
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
 def require_regular(path: Path) -> None:
     """Refuse what is there but is no file: opening a pipe waits for ever, and a device has no end.
 

@@ -24,6 +24,7 @@ from stackc.cli.repack import repack
 from stackc.cli.run import run
 from stackc.cli.schema import schema
 from stackc.cli.verify import verify
+from stackc.paths import readable
 
 _HELP = """Compress a neural network by stacking small invertible transforms.
 
@@ -78,6 +79,7 @@ def _common(
 def main() -> None:
     """Run the command line; the console script."""
     open_missing_streams()
+    sys.argv = [readable(argument) for argument in sys.argv]
     silence_libraries()
     for number in _ENDINGS:
         # Who starts a program with nohup wants it to go on when the terminal is closed.

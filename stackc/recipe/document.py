@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from stackc.errors import RecipeError
-from stackc.paths import require_regular
+from stackc.paths import readable, require_regular
 
 Path_ = tuple[str | int, ...]
 
@@ -240,7 +240,7 @@ def read_document(path: Path) -> Document:
     RecipeError
         As in `read_recipe` and `parse_document`.
     """
-    return parse_document(read_recipe(path), path.name)
+    return parse_document(read_recipe(path), readable(path.name))
 
 
 def read_recipe(path: Path) -> str:

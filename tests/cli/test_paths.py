@@ -7,6 +7,8 @@ import shlex
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -159,3 +161,15 @@ def test_a_zero_byte_is_no_path(stackc: Invoke, here: Path) -> None:
     assert "holds a zero byte" in result.stderr
     with pytest.raises(StackcError, match="zero byte"):
         user_path("a\0b")
+
+
+def test_names_beyond_ascii_in_an_ascii_locale(here: Path) -> None:
+    Path("\u00e9").mkdir()
+    Path("model.safetensors").rename("\u00e9/model.safetensors")
+    Path("\u00e9/r\u00e9.yaml").write_text("model: \u00e9/model.safetensors\nstages: [zstd]\n", encoding="utf-8")
+    words = [sys.executable, "-c", "from stackc.cli import main; main()", "run", "\u00e9/r\u00e9.yaml"]
+    words += ["--output", "\u00e9/out", "--model", "\u00e9/model.safetensors"]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(words, env=os.environ | ascii_only, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert library.run("\u00e9/out/recipe.lock.yaml", output="again").report.recipe == "r\u00e9"
