@@ -9,11 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from stackc.allocation.settings import targeted
 from stackc.artifact.reader import Artifact
 from stackc.controls.choose import with_controls
 from stackc.errors import OutputError
 from stackc.isolation import isolated
+from stackc.paths import user_path
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
 from stackc.recipe.recipe import Recipe
@@ -33,6 +36,7 @@ def compress(
     target_bytes: int | str | None = None,
     controls: Sequence[str] | None = None,
     seeds: int | None = None,
+    allow_code: bool = False,
     evaluate: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Artifact, Report]:
@@ -54,6 +58,8 @@ def compress(
     controls, seeds
         Runs that the result is compared with, and under how many seeds the recipe is run, instead of those of the recipe;
         as in `stackc.run`.
+    allow_code : bool
+        Whether a teacher that the recipe names as ``package.module:function`` may be opened, which runs that code.
     evaluate : bool
         Whether to run the recipe's task.
     progress : Progress, optional
@@ -80,8 +86,10 @@ def compress(
     from stackc.reference import open_reference
 
     recipe = with_controls(targeted(recipe_from(recipe), target_ratio, target_bytes), controls, seeds)
+    if allow_code:
+        recipe = msgspec.structs.replace(recipe, allow_code=True)
     if path is not None:
-        target = Path(path)
+        target = user_path(path)
         if target.exists() and not overwrite:
             raise OutputError(f"{target} exists already; choose another path, or say overwrite=True")
         with isolated():

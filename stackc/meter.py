@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from stackc.parallel import can_start_thread
+
 _INTERVAL_SECONDS = 0.01
 
 #: Pieces of work shorter than this are not sampled one by one: to read the memory takes as long as some of them.
@@ -78,9 +80,12 @@ class MemoryMeter:
                 self._open[label] -= 1
 
     def __enter__(self) -> MemoryMeter:
-        self._thread.start()
+        # Without it, samples are taken where labels begin and end.
+        if can_start_thread():
+            self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()

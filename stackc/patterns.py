@@ -7,36 +7,93 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 
+from stackc.errors import RecipeError
+
 _WILD = re.compile(r"[*?\[{]")
+
+#: The innermost groups of alternatives.
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+#: Bounds of what one glob may cost: forty pairs in braces would be 2^40 globs.
+_LONGEST = 4096
+_MOST_ALTERNATIVES = 1024
+_MOST_CHARACTERS = 1 << 18
+
+#: Characters of a glob in a message.
+_SHOWN = 80
 
 
 def expand_braces(pattern: str) -> list[str]:
     """All alternatives of ``{a,b}`` groups; they may be nested.
+
+    Raises
+    ------
+    RecipeError
+        If there are more than a thousand, or the pattern is longer than any name.
 
     Examples
     --------
     >>> expand_braces("*/{basis,scores}")
     ['*/basis', '*/scores']
     """
-    match = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    alternatives = [full for part in match[1].split(",") for full in expand_braces(before + part + after)]
-    return list(dict.fromkeys(alternatives))
+    if len(pattern) > _LONGEST:
+        raise _too_much(pattern, f"has {len(pattern):,} characters, more than {_LONGEST:,}")
+    done: list[str] = []
+    left = [pattern]
+    while left:
+        current = left.pop()
+        match = _BRACES.search(current)
+        if match is None:
+            done.append(current)
+            continue
+        before, after = current[: match.start()], current[match.end() :]
+        parts = match[1].split(",")
+        if len(done) + len(left) + len(parts) > _MOST_ALTERNATIVES:
+            raise _too_much(
+                pattern, f"stands for more than {_MOST_ALTERNATIVES:,} globs, as every group in braces multiplies them"
+            )
+        left += [before + part + after for part in reversed(parts)]
+    return list(dict.fromkeys(done))
+
+
+def _too_much(pattern: str, problem: str) -> RecipeError:
+    shown = pattern if len(pattern) <= _SHOWN else f"{pattern[:_SHOWN]}..."
+    return RecipeError(f"the glob {shown!r} {problem}; use wildcards, or a list of globs")
+
+
+def check_glob(pattern: str) -> None:
+    """Refuse a glob that would take for ever.
+
+    Raises
+    ------
+    RecipeError
+        If it is too long, or stands for too many globs.
+
+    Examples
+    --------
+    >>> check_glob(20 * "{a,b}")
+    Traceback (most recent call last):
+        ...
+    stackc.errors.RecipeError: the glob '{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}...' \
+stands for more than 1,024 globs, as every group in braces multiplies them; use wildcards, or a list of globs
+    """
+    _compiled(pattern)
 
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str] | None], ...]:
     """Globs for the tensor and the plane, for every way to read the pattern: names of tensors may hold slashes too."""
     compiled: list[tuple[re.Pattern[str], re.Pattern[str] | None]] = []
+    alternatives = expand_braces(pattern)
+    if sum((1 + alternative.count("/")) * len(alternative) for alternative in alternatives) > _MOST_CHARACTERS:
+        raise _too_much(pattern, "can be read in too many ways, as names of tensors may hold slashes too")
     # A glob that is the name of a tensor, letter for letter, means it: `layers[0].w` is no set of characters to people.
     literal = pattern.split("/")
     for cut in range(1, len(literal)):
         tensor, plane = "/".join(literal[:cut]), "/".join(literal[cut:])
         compiled.append((re.compile(re.escape(tensor) + r"\Z"), re.compile(fnmatch.translate(plane))))
     compiled.append((re.compile(re.escape(pattern) + r"\Z"), None))
-    for alternative in expand_braces(pattern):
+    for alternative in alternatives:
         parts = alternative.split("/")
         for cut in range(1, len(parts)):
             tensor, plane = "/".join(parts[:cut]), "/".join(parts[cut:])

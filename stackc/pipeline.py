@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from stackc.accounting import byte_rows
 from stackc.allocation.run import allocating
 from stackc.allocation.settings import require_target
 from stackc.artifact.reader import Artifact
-from stackc.artifact.writer import temporary_name, writing
+from stackc.artifact.writer import require_replaceable, writing
 from stackc.clock import Clock
 from stackc.encode import is_calibrated
 from stackc.encode_model import encode_model
@@ -25,6 +24,7 @@ from stackc.healing.checks import check_heal, heal_stages, size_notes, with_heal
 from stackc.healing.stage import Healing
 from stackc.judge import prepare_judge
 from stackc.moments import second_moments
+from stackc.partial import partial_folder
 from stackc.plan import plan_recipe
 from stackc.progress import Progress
 from stackc.recipe.lock import check_locked_reference, lock_document, lock_notes, locked_choices, versions
@@ -220,13 +220,11 @@ def compress_to_file(
 @contextmanager
 def _staging_folder(path: Path) -> Iterator[Path]:
     """A folder beside ``path`` for files on their way, so that moving the last one there cannot fail halfway."""
-    folder = temporary_name(path)
-    with writing(path):
-        folder.mkdir()
-    try:
+    require_replaceable(path)
+    with ExitStack() as stack:
+        with writing(path):
+            folder = stack.enter_context(partial_folder(path))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _summarise(reference: Reference, found: str, lossless_bytes: int) -> ModelSummary:

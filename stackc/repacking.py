@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stackc.artifact.reader import Artifact
-from stackc.artifact.writer import ArtifactWriter
+from stackc.artifact.writer import ArtifactWriter, require_replaceable
 from stackc.errors import ArtifactError, DependencyError, OutputError, StackcError
 from stackc.isolation import isolated
 from stackc.parallel import map_ordered
+from stackc.paths import user_path
 from stackc.planes import to_bytes
 from stackc.progress import Progress
 from stackc.registry import find_packer
@@ -83,7 +84,7 @@ def repack(
     >>> result.after < result.before, result.smaller, same
     (True, 2, True)
     """
-    source, target = Path(source), Path(target)
+    source, target = user_path(source), user_path(target)
     _require_free(source, target, overwrite)
     progress = progress or Progress()
     planes = smaller = 0
@@ -112,6 +113,7 @@ def repack(
 
 
 def _require_free(source: Path, target: Path, overwrite: bool) -> None:
+    require_replaceable(target)
     if target.is_dir():
         raise OutputError(f"{target} is a folder; name a file")
     if target.exists() and source.exists() and target.samefile(source):

@@ -12,6 +12,7 @@ import msgspec
 
 from stackc.controls import ControlName
 from stackc.errors import StackcError
+from stackc.paths import require_regular, user_path
 from stackc.tasks import Score
 
 REPORT_VERSION = 1
@@ -335,8 +336,9 @@ def read_report(path: str | Path) -> Report:
     StackcError
         If it cannot be read, or is no report of a version that this release knows.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
+        require_regular(path)
         data = path.read_bytes()
     except OSError as error:
         raise StackcError(f"the report {path} cannot be read: {error.strerror}") from error

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stackc.errors import DataError
 from stackc.lazy import numpy, torch
 from stackc.nearest import nearest
+from stackc.paths import require_regular, user_path
 from stackc.planes import to_bytes
 
 if TYPE_CHECKING:
@@ -126,18 +127,19 @@ def token_counts(texts: Sequence[str], rows: int, task: Task, tokenizer: Any) ->
 
 
 def _read(source: str) -> np.ndarray[Any, Any]:
-    path = Path(source).expanduser()
+    path = user_path(source)
     reader = _READERS.get(path.suffix.lower())
-    if reader is None or not path.is_file():
+    if reader is None or not path.exists():
         problem = "is unknown" if reader is None else "is not there"
         hint = nearest(source, [TOKEN_COUNTS]) or ";"
         raise DataError(
             f"the source of row weights {source!r} {problem}{hint} accepted are {TOKEN_COUNTS} and {_FILES}"
         )
     try:
+        require_regular(path)
         weights = reader(path)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"row weights {source} cannot be read: {error}") from error
+        raise DataError(f"row weights {source} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if weights.dtype.kind not in "biuf":
         raise DataError(f"row weights {source}: weights are real numbers, not {weights.dtype}")
     return weights

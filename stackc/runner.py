@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from stackc.allocation.settings import targeted
-from stackc.artifact.writer import temporary_name, write_text, writing
+from stackc.artifact.writer import write_text, writing
 from stackc.controls.choose import with_controls
-from stackc.errors import OutputError, RecipeError
+from stackc.errors import OutputError
 from stackc.isolation import isolated
+from stackc.partial import partial_folder, put_in_place, recover
+from stackc.paths import user_path
 from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
 from stackc.recipe.recipe import Recipe
@@ -51,6 +52,7 @@ def run(
     target_bytes: int | str | None = None,
     controls: Sequence[str] | None = None,
     seeds: int | None = None,
+    allow_code: bool = False,
     evaluate: bool = True,
     every_stage: bool = True,
     progress: Progress | None = None,
@@ -78,6 +80,9 @@ def run(
         ``no-heal``, or ``all``. Only their rows in the report remain.
     seeds : int, optional
         Under how many seeds the whole recipe is run, instead of the recipe's ``seeds``. The file is that of the first.
+    allow_code : bool
+        Whether a model that the recipe names as ``package.module:function`` may be opened, which runs that code. A
+        ``model`` that is given here needs no such word.
     evaluate, every_stage, progress
         As in `stackc.pipeline.compress_to_file`.
 
@@ -88,17 +93,17 @@ def run(
     """
     from stackc.controls.run import compress_with_controls
     from stackc.healing.checkpoint import CheckpointFolder
-    from stackc.reference import open_reference
+    from stackc.recipe.model import open_model
 
     recipe = with_controls(targeted(recipe_from(recipe), target_ratio, target_bytes), controls, seeds)
-    folder = Path(output) if output is not None else Path("runs") / recipe.name
+    if allow_code:
+        recipe = msgspec.structs.replace(recipe, allow_code=True)
+    folder = user_path(output) if output is not None else Path("runs") / recipe.name
+    recover(folder)
     check_output(folder, overwrite=overwrite)
     checkpoints = CheckpointFolder.beside(folder, resume=resume, overwrite=overwrite)
-    source = model if model is not None else recipe.model
-    if source is None:
-        raise RecipeError(f"the recipe {recipe.name} names no model; give one with --model")
     with isolated():
-        reference = open_reference(source)
+        reference = open_model(recipe, model)
     recipe = msgspec.structs.replace(recipe, model=reference.source)
     with replacing_folder(folder) as temporary:
         with isolated():
@@ -147,26 +152,10 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         If the new folder cannot be made or moved; an old one is then where it was.
     """
     folder = folder.resolve()
-    temporary = temporary_name(folder)
-    with writing(folder):
-        temporary.mkdir(parents=True)
-    try:
+    with ExitStack() as stack:
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(partial_folder(folder))
         yield temporary
         with writing(folder):
-            _exchange(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _exchange(new: Path, folder: Path) -> None:
-    if not folder.exists():
-        new.replace(folder)
-        return
-    old = temporary_name(folder)
-    folder.replace(old)
-    try:
-        new.replace(folder)
-    except OSError:
-        old.replace(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+            put_in_place(temporary, folder)

@@ -51,3 +51,14 @@ def test_the_thread_ends_and_errors_pass() -> None:
         raise ZeroDivisionError
     assert threading.active_count() == before
     assert meter.peaks["a"] > 0
+
+
+def test_without_a_thread_memory_is_sampled_where_labels_begin_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with MemoryMeter() as meter, meter.during("large"):
+        block = bytearray(BLOCK)
+        block[::4096] = b"x" * len(block[::4096])
+    assert meter.peaks["large"] >= BLOCK

@@ -81,3 +81,46 @@ def test_operations_run_on_one_thread_and_the_number_comes_back() -> None:
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_process_that_may_start_no_more_threads_does_the_work_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, threads: int, fails: bool
+) -> None:
+    start = threading.Thread.start
+    left = [threads]
+
+    def limited(thread: threading.Thread) -> None:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        start(thread)
+
+    def work(item: int) -> int:
+        time.sleep(0.001)
+        done.append(item)
+        if fails and item == 7:
+            raise ZeroDivisionError
+        return item * item
+
+    done: list[int] = []
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    results = map_ordered(work, range(12), 4)
+    assert [next(results) for _ in range(7)] == [item * item for item in range(7)]
+    if fails:
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+    else:
+        assert list(results) == [item * item for item in range(7, 12)]
+        assert sorted(done) == list(range(12))  # each once
+    assert torch.get_num_threads() >= 1
+
+
+def test_other_errors_of_the_pool_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(thread: threading.Thread) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(threading.Thread, "start", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        list(map_ordered(str, range(3), 2))

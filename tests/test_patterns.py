@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stackc.errors import RecipeError
 from stackc.patterns import expand_braces, is_literal, matches, matches_one
+from stackc.recipe.document import parse_document
+from stackc.recipe.parse import parse_recipe
 
 
 @pytest.mark.parametrize(
@@ -105,3 +110,34 @@ def test_every_name_selects_its_tensor(name: str) -> None:
     assert matches([name], [name], "")
     assert matches([f"{name}/codes"], [name], "codes")
     assert not matches(["*", f"!{name}"], [name], "")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"),
+    [
+        (40 * "{a,b}", "more than 1,024 globs"),
+        (11 * "{,a}", "more than 1,024 globs"),
+        (1000 * "{a," + "b" + 1000 * "}", "more than 1,024 globs"),
+        ("{" + ",".join(map(str, range(1025))) + "}", "more than"),
+        (1000 * "a/", "too many ways"),
+        (5000 * "[", "5,000 characters"),
+        (100_000 * "{", "100,000 characters"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_glob_that_would_take_for_ever_is_refused_at_once(pattern: str, problem: str) -> None:
+    begin = time.process_time()
+    for selects in (matches_one, lambda glob, *where: matches(["*", f"!{glob}"], *where)):
+        with pytest.raises(RecipeError, match=problem) as caught:
+            selects(pattern, ["a.weight"] if selects is not matches_one else "a.weight", "codes")
+        assert len(str(caught.value)) < 300
+    with pytest.raises(RecipeError, match=rf"stages\[0\]\.on \(line 1 of r\.yaml\): the glob .*{problem}"):
+        parse_recipe(parse_document(f"stages: [{{use: zstd, on: '!{pattern}'}}]", "r.yaml"))
+    assert time.process_time() - begin < 2
+
+
+def test_a_thousand_alternatives_are_no_hardship() -> None:
+    names = [f"layer.{number}.weight" for number in range(100)]
+    glob = f"{{{','.join(names)}}}/{{codes,scale}}"
+    assert matches_one(glob, "layer.99.weight", "codes")
+    assert len(expand_braces(10 * "{a,b}")) == 1024

@@ -24,6 +24,7 @@ from stackc.isolation import isolated
 from stackc.nearest import nearest
 from stackc.packer import Packer
 from stackc.parallel import map_ordered, one_thread_per_operation
+from stackc.paths import require_regular, user_path
 from stackc.planes import byte_view
 from stackc.progress import Progress
 from stackc.spec import PlaneSpec, total_bytes
@@ -67,8 +68,9 @@ class Artifact(Mapping[str, "Tensor"]):
     """
 
     def __init__(self, path: str | Path, *, max_bytes: int | None = None) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         try:
+            require_regular(self.path)
             self._file = self.path.open("rb")
         except OSError as error:
             raise ArtifactError(f"{self.path} cannot be opened: {error.strerror}") from error

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import errno
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,8 @@ import msgspec
 from stackc.artifact.container import BlockChecksums, compress, frame_manifest
 from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry, pack_config
 from stackc.errors import OutputError
+from stackc.partial import atomic_file
+from stackc.paths import require_regular
 from stackc.spec import PlaneSpec
 from stackc.stack import Stack, to_wire
 
@@ -41,6 +42,19 @@ def writing(path: Path) -> Iterator[None]:
                 f"{path} cannot be written: the disk is full; free some space or choose another --output"
             ) from error
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another --output") from error
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuse to put a file in the place of a pipe or a device, such as ``/dev/null``.
+
+    Raises
+    ------
+    OutputError
+        If something stands there that is neither file nor folder.
+    """
+    with writing(path):
+        if path.exists():
+            require_regular(path)
 
 
 class ArtifactWriter:
@@ -146,26 +160,6 @@ class ArtifactWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A new file beside ``path`` that takes its place at the end, or vanishes if anything fails."""
-    temporary = temporary_name(path)
-    try:
-        temporary.touch(exist_ok=False)
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def temporary_name(path: Path) -> Path:
-    """A hidden name beside ``path`` that nobody uses.
-
-    Unlike those of `tempfile`, what is made there is as readable as any other new file or folder.
-    """
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
 
 
 def write_text(path: Path, text: str) -> None:

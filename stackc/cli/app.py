@@ -16,7 +16,7 @@ from stackc.cli.check import check
 from stackc.cli.compare import compare
 from stackc.cli.decode import decode
 from stackc.cli.eval import evaluate
-from stackc.cli.guard import guarded
+from stackc.cli.guard import guarded, open_missing_streams
 from stackc.cli.inspect import inspect
 from stackc.cli.list import list_installed
 from stackc.cli.quiet import silence_libraries
@@ -24,10 +24,14 @@ from stackc.cli.repack import repack
 from stackc.cli.run import run
 from stackc.cli.schema import schema
 from stackc.cli.verify import verify
+from stackc.paths import readable
 
 _HELP = """Compress a neural network by stacking small invertible transforms.
 
 A recipe names the stages. [bold]stackc run prune+seed+int8[/bold] runs one that ships with stackc."""
+
+#: Signals that end the program in an orderly way; Windows knows no closed terminal.
+_ENDINGS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 app = typer.Typer(
     name="stackc",
@@ -74,11 +78,25 @@ def _common(
 
 def main() -> None:
     """Run the command line; the console script."""
+    open_missing_streams()
+    sys.argv = [readable(argument) for argument in sys.argv]
     silence_libraries()
-    signal.signal(signal.SIGTERM, _terminate)
-    app()
+    for number in _ENDINGS:
+        # Who starts a program with nohup wants it to go on when the terminal is closed.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
+    guarded(_run)()
+
+
+def _run() -> None:
+    try:
+        app()
+    finally:
+        sys.stdout.flush()  # what --help prints may meet a full disk, too
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    # An exception instead of sudden death, so that temporary folders are removed.
+    # An exception instead of sudden death, so that temporary folders are removed; a second signal must not disturb that.
+    for ending in _ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)
     sys.exit(128 + number)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stackc.cli.options import (
+    AllowCodeOption,
     ControlOption,
     JsonOption,
     ModelOption,
@@ -36,6 +37,7 @@ def check(
     target_bytes: TargetBytesOption = None,
     controls: ControlOption = None,
     seeds: SeedsOption = None,
+    allow_code: AllowCodeOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the stack of every tensor.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,19 +46,15 @@ def check(
     from stackc.cli.planned import checked
     from stackc.cli.terminal import write_json
     from stackc.controls.choose import require_controls, with_controls
-    from stackc.errors import RecipeError
     from stackc.healing.checks import check_heal
     from stackc.plan import plan_recipe
     from stackc.recipe.lock import locked_choices
-    from stackc.reference import open_reference
+    from stackc.recipe.model import open_model
     from stackc.tasks import find_task
 
-    parsed = targeted(open_recipe(recipe, task, assignments), target_ratio, target_bytes)
+    parsed = targeted(open_recipe(recipe, task, assignments, allow_code=allow_code), target_ratio, target_bytes)
     parsed = with_controls(parsed, controls, seeds)
-    source = model if model is not None else parsed.model
-    if source is None:
-        raise RecipeError(f"the recipe {parsed.name} names no model; give one with --model")
-    reference = open_reference(source)
+    reference = open_model(parsed, model)
     require_target(parsed)
     check_heal(parsed)
     plan = plan_recipe(parsed, reference.specs, reference.ties, locked_choices(parsed))

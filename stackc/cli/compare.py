@@ -55,8 +55,10 @@ def compare(a: Result, b: Result, as_json: JsonOption = False) -> None:
 
 def _side(path: Path) -> Side:
     from stackc.errors import StackcError
+    from stackc.paths import user_path
     from stackc.runner import ARTIFACT_NAME, REPORT_NAME
 
+    path = user_path(path)
     if path.is_dir():
         for name, read in ((REPORT_NAME, _from_report), (ARTIFACT_NAME, _from_artifact)):
             if (path / name).is_file():

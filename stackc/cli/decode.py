@@ -67,11 +67,12 @@ def decode(
     from stackc.companions import is_tokenizer_file
     from stackc.humanise import plural, printable, size_text
     from stackc.parallel import map_ordered
+    from stackc.paths import user_path
 
     file = artifact_path(file)
     with Artifact(file) as artifact:
         as_folder = _as_folder(to, output, artifact.config is not None)
-        target = output or Path(file.stem if as_folder else f"{file.stem}{_SUFFIX}")
+        target = user_path(output) if output else Path(file.stem if as_folder else f"{file.stem}{_SUFFIX}")
         extra: dict[str, bytes | Path] = {}
         if as_folder:
             extra = {**artifact.companion_files(), **_from_folders(tokenizer, companions)}
@@ -111,11 +112,13 @@ def _from_folders(tokenizer: Path | None, companions: Path | None) -> dict[str, 
     """Files that the user wants beside the model; they go before those in the file."""
     from stackc.companions import ADAPTERS
     from stackc.errors import ModelError
+    from stackc.paths import user_path
     from stackc.reference.folder_files import folder_files
     from stackc.reference.tokenizers import tokenizer_files
 
     files: dict[str, Path] = {}
     if companions is not None:
+        companions = user_path(companions)
         if not companions.is_dir():
             raise ModelError(f"{companions} is not a folder; give that of the original model")
         beside = folder_files(companions)
@@ -123,6 +126,7 @@ def _from_folders(tokenizer: Path | None, companions: Path | None) -> dict[str, 
         # from_pretrained would load the adapter with the weights that it was made for, and not with the decoded ones.
         files = {name: path for name, path in files.items() if name not in ADAPTERS}
     if tokenizer is not None:
+        tokenizer = user_path(tokenizer)
         found = tokenizer_files(tokenizer)
         if not found:
             raise ModelError(f"{tokenizer} holds no tokenizer files such as tokenizer.json or vocab.txt")
@@ -150,8 +154,12 @@ def _missing(config: Mapping[str, Any], has_tokenizer: bool, missing: list[str])
 
 def _check_target(target: Path, as_folder: bool, overwrite: bool, known: set[str]) -> None:
     """Refuse to replace what this command would not have written."""
+    from stackc.artifact.writer import require_replaceable
     from stackc.errors import OutputError
+    from stackc.partial import recover
 
+    recover(target)
+    require_replaceable(target)
     if as_folder and target.is_dir():
         present = _present(target, {name.partition("/")[0] for name in known if "/" in name})
         if present and not overwrite:
@@ -188,7 +196,8 @@ def _write_folder(
 
 
 def _write_file(target: Path, state: Mapping[str, Tensor]) -> None:
-    from stackc.artifact.writer import atomic_file, writing
+    from stackc.artifact.writer import writing
+    from stackc.partial import atomic_file
     from stackc.reference.saving import write_weights
 
     with writing(target):

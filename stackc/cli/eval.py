@@ -136,9 +136,10 @@ def _artifact(name: str) -> Path | None:
 def _load_tokenizer(source: str) -> Any:
     from stackc.artifact.reader import Artifact
     from stackc.errors import ModelError
+    from stackc.paths import user_path
     from stackc.reference import load_tokenizer, open_reference
 
-    path, file = Path(source).expanduser(), _artifact(source)
+    path, file = user_path(source), _artifact(source)
     if file is not None:
         with Artifact(file) as artifact:
             found = artifact.tokenizer()

@@ -7,18 +7,24 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TextIO, TypeVar
 
 import typer
 
 from stackc.errors import StackcError
 from stackc.humanise import printable
+from stackc.parallel import NO_THREAD
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 #: Set to 1, this environment variable lets errors through with their traceback.
 DEBUG_VARIABLE = "STACKC_DEBUG"
+
+_THREADS = (
+    "this process may start no more threads; raise the limit (ulimit -u, or the number of processes of the container), or "
+    "end other processes"
+)
 
 _FAILURE = 1
 _INTERRUPTED = 130
@@ -37,7 +43,9 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
         except KeyboardInterrupt:
             _end("interrupted", _INTERRUPTED)
         except BrokenPipeError:
-            _leave_pipe()
+            # The reader has gone, as in `stackc list | head`.
+            _drop(sys.stdout)
+            raise SystemExit(_FAILURE) from None
         except StackcError as error:
             _end(f"error: {error}")
         except MemoryError:
@@ -49,6 +57,8 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
         except Exception as error:
             if _is_usage_error(error):
                 raise
+            if NO_THREAD in str(error):
+                _end(f"error: {_THREADS}")
             _end(
                 f"error: unexpected {type(error).__name__}: {error}; this is a bug: please report it with what the same "
                 f"command prints under {DEBUG_VARIABLE}=1"
@@ -60,8 +70,15 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
 
 def _end(message: str, code: int = _FAILURE) -> NoReturn:
     line = printable(" ".join(message.split()))
-    typer.echo(line, err=True)
-    raise typer.Exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is sys.stderr:
+                typer.echo(line, err=True)
+            stream.flush()
+        except OSError:  # a full disk, or a terminal that was closed: nobody can be told
+            _drop(stream)
+    # Not typer's own exception: the whole program is guarded, too, and nobody is there to catch that one.
+    raise SystemExit(code)
 
 
 def _describe(error: OSError) -> str:
@@ -76,7 +93,24 @@ def _is_usage_error(error: Exception) -> bool:
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 
-def _leave_pipe() -> NoReturn:
-    # The reader has gone, as in `stackc list | head`. Python flushes stdout once more at exit; give it a place to write.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise typer.Exit(_FAILURE)
+def _drop(stream: TextIO) -> None:
+    """Let a stream write to nowhere: Python flushes it once more at exit, and would fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def open_missing_streams() -> None:
+    """Put a stream to nowhere in the place of each standard stream that the caller has closed, as ``>&-`` does.
+
+    Otherwise there is no `sys.stdout`, and the next file that is opened takes its number: what a library prints would go
+    into that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))

@@ -92,11 +92,13 @@ def _detail(console: Console, section: str, name: str) -> None:
     from stackc.errors import StackcError
 
     if section == "recipes":
+        from stackc.recipe.document import read_recipe
         from stackc.recipe.parse import find_recipe
 
         path = find_recipe(name)
+        text = read_recipe(path)
         say(console, f"# {path}")
-        console.print(path.read_text(encoding="utf-8"), soft_wrap=True, end="")
+        console.print(text, soft_wrap=True, end="")
         return
     listers: dict[str, Callable[[], Sequence[catalogue.ListedStage | catalogue.ListedModel | catalogue.ListedTask]]] = {
         "stages": catalogue.stages,

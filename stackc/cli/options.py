@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 if TYPE_CHECKING:
@@ -69,17 +70,28 @@ SeedsOption = Annotated[
         show_default=False,
     ),
 ]
+AllowCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code", help="Let the recipe name models as module:function, which runs that code; --model may always."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-def open_recipe(source: str, task: str | None, assignments: Sequence[str] | None) -> Recipe:
+def open_recipe(
+    source: str, task: str | None, assignments: Sequence[str] | None, *, allow_code: bool = False
+) -> Recipe:
     """Read a recipe with what the command line changes in it.
+
+    Code that it names may run if ``allow_code`` says so, or if the command line itself has set all those names.
 
     Raises
     ------
     RecipeError
         If it does not validate after the changes; the message gives the place.
     """
+    from stackc.healing.checks import named_code
     from stackc.recipe.overrides import override
     from stackc.recipe.parse import parse_recipe, recipe_document
 
@@ -90,7 +102,10 @@ def open_recipe(source: str, task: str | None, assignments: Sequence[str] | None
     # Something that is no mapping has no keys to change, and the parser says so better.
     if changes and isinstance(document.value, dict):
         document = override(document, changes)
-    return parse_recipe(document)
+    recipe = parse_recipe(document)
+    code = named_code(recipe)
+    by_the_user = bool(code) and code <= {assignment.partition("=")[2].strip() for assignment in assignments or ()}
+    return msgspec.structs.replace(recipe, allow_code=allow_code or by_the_user)
 
 
 def task_value(text: str) -> dict[str, Any]:

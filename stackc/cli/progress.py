@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stackc.cli.terminal import messages
 from stackc.humanise import percent_text, seconds_text
+from stackc.parallel import can_start_thread
 from stackc.progress import Advance, Progress
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def showing_progress(*, quiet: bool = False, console: Console | None = None) -> 
         yield Progress()
         return
     console = console or messages()
-    if not console.is_terminal:
+    if not console.is_terminal or not can_start_thread():  # bars move in a thread of their own
         yield LineProgress(lambda line: console.print(line, soft_wrap=True))
         return
     with BarProgress(console) as bars:

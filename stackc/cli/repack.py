@@ -29,10 +29,11 @@ def repack(
     from stackc.cli.terminal import output as results
     from stackc.cli.terminal import say
     from stackc.humanise import plural
+    from stackc.paths import user_path
     from stackc.repacking import repack as pack_again
 
     file = artifact_path(file)
-    target = output or Path(f"{file.stem}-repacked{file.suffix}")
+    target = user_path(output) if output else Path(f"{file.stem}-repacked{file.suffix}")
     with showing_progress(quiet=quiet) as progress:
         result = pack_again(file, target, overwrite=overwrite, progress=progress)
     if quiet:

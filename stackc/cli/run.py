@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stackc.cli.options import (
+    AllowCodeOption,
     ControlOption,
     JsonOption,
     ModelOption,
@@ -32,6 +33,7 @@ def run(
     target_bytes: TargetBytesOption = None,
     controls: ControlOption = None,
     seeds: SeedsOption = None,
+    allow_code: AllowCodeOption = False,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="Folder of the results; runs/<recipe> without it.", show_default=False),
@@ -53,7 +55,7 @@ def run(
     from stackc.cli.progress import showing_progress
     from stackc.runner import run as run_recipe
 
-    parsed = open_recipe(recipe, task, assignments)
+    parsed = open_recipe(recipe, task, assignments, allow_code=allow_code)
     with showing_progress(quiet=quiet) as progress:
         finished = run_recipe(
             parsed,

@@ -19,8 +19,10 @@ def artifact_path(path: Path) -> Path:
         If it is another folder.
     """
     from stackc.errors import StackcError
+    from stackc.paths import user_path
     from stackc.runner import ARTIFACT_NAME
 
+    path = user_path(path)
     if not path.is_dir():
         return path
     if not (path / ARTIFACT_NAME).is_file():

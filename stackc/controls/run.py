@@ -234,7 +234,9 @@ class _Controls:
             texts = training_texts(self._task, (), None, min(_HOLDOUT, max(rows // 10, 1)))
         else:
             texts = training_texts(self._task, heal.data, heal.rows, heal.holdout, heal.augmented)
-        teacher = self._reference if heal is None or heal.teacher is None else open_reference(heal.teacher)
+        teacher = self._reference
+        if heal is not None and heal.teacher is not None:
+            teacher = open_reference(heal.teacher, allow_code=self._recipe.allow_code)
         progress = _Labelled(self._progress, "linear")
         labels, held_out = (
             teacher_logits(teacher, self._task.token_ids(some, teacher.tokenizer()), progress=progress).logits

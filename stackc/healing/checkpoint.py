@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from stackc.artifact.writer import atomic_file, writing
+from stackc.artifact.writer import writing
 from stackc.errors import OutputError
 from stackc.lazy import torch
+from stackc.partial import atomic_file
 
 #: A killed run loses no more than about so many seconds.
 _INTERVAL_SECONDS = 120.0

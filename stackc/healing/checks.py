@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from stackc.errors import DataError, RecipeError
+from stackc.errors import DataError, ModelError, RecipeError
 from stackc.healing.settings import Heal
 from stackc.healing.texts import check_sources
 from stackc.recipe.recipe import Recipe
+from stackc.reference import names_code, refuse_code
 
 
 def heal_stages(recipe: Recipe) -> list[int]:
@@ -22,6 +23,8 @@ def check_heal(recipe: Recipe) -> None:
     ------
     DataError, DependencyError
         If a source of text is missing or not known.
+    ModelError
+        If a teacher is code that may not run.
     RecipeError
         If a size is aimed at that the stage cannot know.
     """
@@ -30,14 +33,22 @@ def check_heal(recipe: Recipe) -> None:
         where = f"stages[{index}] (heal)"
         try:
             check_sources(heal.data)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from error
+            if heal.teacher is not None and not recipe.allow_code:
+                refuse_code(heal.teacher)
+        except (DataError, ModelError) as error:
+            raise type(error)(f"{where}: {error}") from error
         later = [stage.use for stage in recipe.stages[index + 1 :] if not stage.is_packer]
         if heal.bytes is not None and later:
             raise RecipeError(
                 f"{where}: 'bytes' aims at the size of the file, which is not known while {later[0]} comes after it; put only "
                 "packers after it, or give 'rate', a price of bits"
             )
+
+
+def named_code(recipe: Recipe) -> set[str]:
+    """Models that a recipe names as ``module:function``: its own, and teachers."""
+    models = {recipe.model, *(heal_settings(recipe, index).teacher for index in heal_stages(recipe))}
+    return {name for name in models if name is not None and names_code(name)}
 
 
 def heal_settings(recipe: Recipe, index: int) -> Heal:

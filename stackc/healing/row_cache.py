@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from stackc.artifact.writer import atomic_file
 from stackc.healing.ragged import Ragged
 from stackc.lazy import numpy
+from stackc.partial import atomic_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -182,7 +182,9 @@ class Healing:
                     value = self._start(tensor, index, healed).value(tensor.stacks[index], tensor.spec, "")
                     places[tensor.name].copy_(value)
         student = Student(model, places, tensors)
-        teacher = self._teacher if heal.teacher is None else open_reference(heal.teacher)
+        teacher = (
+            self._teacher if heal.teacher is None else open_reference(heal.teacher, allow_code=plan.recipe.allow_code)
+        )
         texts = training_texts(self._task, heal.data, heal.rows, heal.holdout, heal.augmented)
         rows = self._rows(texts.texts, teacher, model, plan.recipe, index, heal.total_steps(len(texts.texts)))
         held_out = self._rows(texts.held_out, teacher, model, plan.recipe, index)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from stackc.errors import RecipeError
+from stackc.paths import readable, require_regular
 
 Path_ = tuple[str | int, ...]
 
@@ -238,14 +239,25 @@ def read_document(path: Path) -> Document:
     Raises
     ------
     RecipeError
-        If the file cannot be read as UTF-8 text, or as in `parse_document`.
+        As in `read_recipe` and `parse_document`.
+    """
+    return parse_document(read_recipe(path), readable(path.name))
+
+
+def read_recipe(path: Path) -> str:
+    """The text of a recipe's file.
+
+    Raises
+    ------
+    RecipeError
+        If it cannot be read as UTF-8 text.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        require_regular(path)
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise RecipeError(
             f"the recipe {path} is not UTF-8 text (byte {error.start}); is it an artifact or a weights file?"
         ) from error
-    return parse_document(text, path.name)

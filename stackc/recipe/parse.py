@@ -14,6 +14,8 @@ from stackc.controls import CONTROL_NAMES, ControlName, SeedCount
 from stackc.errors import DependencyError, RecipeError
 from stackc.nearest import nearest
 from stackc.packer import Packer
+from stackc.paths import user_path
+from stackc.patterns import check_glob
 from stackc.recipe.document import Document, Path_, read_document
 from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
 from stackc.registry import find
@@ -69,8 +71,8 @@ def find_recipe(source: str | Path) -> Path:
     >>> find_recipe("claim/int8").parts[-2:]
     ('claim', 'int8.yaml')
     """
-    path = Path(source)
-    if path.is_file():
+    path = user_path(source)
+    if path.exists() and not path.is_dir():
         return path
     shipped = shipped_recipes()
     # `recipes/int8.yaml` works from anywhere, not only from a checkout.
@@ -138,6 +140,11 @@ def parse_recipe(document: Document) -> Recipe:
                 f"{document.where(('bundle',))}: cannot bundle {item!r}; what can be bundled: {', '.join(BUNDLES)}"
             )
     lock = None if value.get("lock") is None else _typed(document, ("lock",), value["lock"], Lock)
+    if lock is not None and lock.name and not {"", ".", ".."}.isdisjoint(re.split(r"[/\\]", lock.name)):
+        raise RecipeError(
+            f"{document.where(('lock', 'name'))}: {lock.name!r} is no name of a recipe; it names the folder of the results, so "
+            "it has no '..' and no '/' in front"
+        )
     stem = document.name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".lock")
     return Recipe(
         name=lock.name if lock is not None and lock.name else stem,
@@ -222,6 +229,11 @@ def _parse_patterns(document: Document, path: Path_, value: Any) -> tuple[str, .
         raise RecipeError(f"{document.where(path)}: 'on' lists no glob; leave it out to take every plane that fits")
     if not all(pattern.removeprefix("!") for pattern in patterns):
         raise RecipeError(f"{document.where(path)}: a glob is empty; write '*' for all tensors, or leave 'on' out")
+    for pattern in patterns:
+        try:
+            check_glob(pattern.removeprefix("!"))
+        except RecipeError as error:
+            raise RecipeError(f"{document.where(path)}: {error}") from error
     return tuple(patterns)
 
 

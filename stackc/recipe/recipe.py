@@ -119,6 +119,9 @@ class Recipe(msgspec.Struct, frozen=True):
         In order of application.
     lock : dict or None
         Choices and hashes of a locked recipe.
+    allow_code : bool
+        Whether models that it names as ``module:function`` may be opened, which runs that code. Callers say so; a file
+        cannot.
     """
 
     name: str
@@ -132,6 +135,7 @@ class Recipe(msgspec.Struct, frozen=True):
     controls: tuple[ControlName, ...] = ()
     seeds: int = 1
     lock: Lock | None = None
+    allow_code: bool = False
 
 
 class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from stackc.reference.building import build_transformers
 from stackc.reference.module import ModuleReference
 from stackc.reference.random_weights import random_reference, require_architecture
 from stackc.reference.reference import Kind, Reference
-from stackc.reference.resolve import DEMO_MODELS, open_reference
+from stackc.reference.resolve import DEMO_MODELS, names_code, open_reference, refuse_code
 from stackc.reference.safetensors_file import SafetensorsReference
 from stackc.reference.saving import save_folder
 from stackc.reference.sharing import restore_ties, ties_of
@@ -25,8 +25,10 @@ __all__ = [
     "TransformersReference",
     "build_transformers",
     "load_tokenizer",
+    "names_code",
     "open_reference",
     "random_reference",
+    "refuse_code",
     "require_architecture",
     "restore_ties",
     "save_folder",

@@ -19,6 +19,7 @@ from stackc.errors import DependencyError, ModelError, StackcError
 from stackc.isolation import contained
 from stackc.lazy import torch
 from stackc.nearest import nearest
+from stackc.paths import require_regular, user_path
 from stackc.reference.foreign import advice
 from stackc.reference.module import ModuleReference
 from stackc.reference.reference import Reference
@@ -47,7 +48,9 @@ _HUB_FILES = (
 )
 
 
-def open_reference(source: str | os.PathLike[str] | nn.Module, *, cache: Path | None = None) -> Reference:
+def open_reference(
+    source: str | os.PathLike[str] | nn.Module, *, cache: Path | None = None, allow_code: bool = True
+) -> Reference:
     """Open the model that a run starts from, without reading its weights.
 
     Parameters
@@ -58,11 +61,13 @@ def open_reference(source: str | os.PathLike[str] | nn.Module, *, cache: Path | 
         and modules neither torch nor transformers is imported.
     cache : Path, optional
         Where downloaded models are kept; the Hugging Face cache without it.
+    allow_code : bool
+        Whether ``source`` may be a factory. Say False where it comes from a file that somebody else may have written.
 
     Raises
     ------
     ModelError
-        If there is no such model, or it cannot be read.
+        If there is no such model, or it cannot be read, or it is code that may not run.
     DependencyError
         If a download needs a package that is not installed.
 
@@ -78,12 +83,14 @@ def open_reference(source: str | os.PathLike[str] | nn.Module, *, cache: Path | 
     name = os.fspath(source)
     if name in DEMO_MODELS:
         return _demo(name)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name and path.is_dir():
         return TransformersReference.open(path, name)
     if name and path.exists():
         return _file(path, name)
-    if _FACTORY.fullmatch(name):
+    if not allow_code:
+        refuse_code(name)
+    if names_code(name):
         return _factory(name)
     if name.startswith(_DEMO):
         raise ModelError(
@@ -92,6 +99,34 @@ def open_reference(source: str | os.PathLike[str] | nn.Module, *, cache: Path | 
     if isinstance(source, os.PathLike) or not _HUB_ID.fullmatch(name) or name.endswith(".safetensors"):
         raise ModelError(f"{name or 'the empty name'} does not exist{_nearest_entry(path)}")
     return TransformersReference.open(_download(name, cache), name)
+
+
+def names_code(source: str) -> bool:
+    """Whether opening a model of this name would run code: ``package.module:function``, where no such file exists.
+
+    Examples
+    --------
+    >>> names_code("my_models:build"), names_code("demo/bert-tiny-reviews")
+    (True, False)
+    """
+    return _FACTORY.fullmatch(source) is not None and not user_path(source).exists()
+
+
+def refuse_code(source: str) -> None:
+    """Refuse a model that is code, because a recipe names it and nobody has said that this code may run.
+
+    Raises
+    ------
+    ModelError
+        Says what would run, and how to allow it.
+    """
+    if names_code(source):
+        module, _, attribute = source.partition(":")
+        raise ModelError(
+            f"the recipe names code as a model: opening {source!r} would import the Python module {module} and call "
+            f"{attribute}(). If you trust it, allow it with --allow-code (allow_code=True in Python), or name the model "
+            "yourself"
+        )
 
 
 def _demo(name: str) -> Reference:
@@ -104,6 +139,10 @@ def _demo(name: str) -> Reference:
 
 
 def _file(path: Path, name: str) -> Reference:
+    try:
+        require_regular(path)
+    except OSError as error:
+        raise ModelError(f"{name} cannot be opened: {error.strerror}") from error
     if path.suffix != ".safetensors":
         raise ModelError(f"{name} {advice(path)}")
     return SafetensorsReference.open(path, name)

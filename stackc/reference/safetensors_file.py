@@ -15,6 +15,7 @@ import msgspec
 
 from stackc.errors import ModelError
 from stackc.lazy import torch
+from stackc.paths import require_regular
 from stackc.reference.reference import Kind, Reference, require_known
 from stackc.spec import ITEM_BYTES, PlaneSpec
 
@@ -70,6 +71,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         overlaps are checked), or holds a dtype that stackc does not support.
     """
     try:
+        require_regular(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")

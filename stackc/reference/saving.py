@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
-import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from stackc.errors import ModelError, OutputError
+from stackc.partial import partial_folder
 from stackc.reference.building import build_transformers
 from stackc.reference.sharing import ties_of
 
@@ -58,15 +57,9 @@ def save_folder(
         raise OutputError(f"{path} exists already: give another name or remove it first")
     from stackc.artifact.writer import writing
 
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
-    with writing(path):
-        temporary.mkdir()
-        try:
-            fill_folder(temporary, config, state, companions)
-            temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    with writing(path), partial_folder(path) as temporary:
+        fill_folder(temporary, config, state, companions)
+        temporary.rename(path)
     return path
 
 

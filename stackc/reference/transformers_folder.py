@@ -11,6 +11,7 @@ import msgspec
 
 from stackc.companions import GENERATION
 from stackc.errors import ModelError
+from stackc.paths import require_regular
 from stackc.reference.building import build_transformers, refuse_quantised
 from stackc.reference.folder_files import adapter_base, folder_files
 from stackc.reference.foreign import advice, foreign_weights
@@ -114,6 +115,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / _CONFIG
     try:
+        require_regular(path)
         config: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError as error:
         base = adapter_base(folder)

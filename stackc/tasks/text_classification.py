@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -12,6 +11,7 @@ from msgspec import Meta
 from stackc.calibration import spread
 from stackc.errors import DataError
 from stackc.lazy import torch
+from stackc.paths import user_path
 from stackc.tasks import data as sources
 from stackc.tasks.classification import Batch, ClassificationEvaluation, require_head
 from stackc.tasks.labels import class_numbers
@@ -98,7 +98,7 @@ class TextClassification(Task, frozen=True):
     def _check_training(self, kind: str, train: str) -> None:
         if self._is_file(train):
             sources.check_file(train, {"text": self.text})
-            same = kind == "file" and Path(train).expanduser().resolve() == Path(self.data).expanduser().resolve()
+            same = kind == "file" and user_path(train).resolve() == user_path(self.data).resolve()
         elif kind == "file":
             raise DataError(
                 f"'train: {train}' is not a file, and {self.data} has no splits: name a file of training texts"
@@ -112,7 +112,7 @@ class TextClassification(Task, frozen=True):
 
     def _is_file(self, train: str) -> bool:
         """Whether the training texts are a file rather than a split; a folder called ``train`` hides no split."""
-        path = Path(train).expanduser()
+        path = user_path(train)
         return path.suffix.lower() in sources.SUFFIXES or (sources.kind_of(self.data) == "file" and path.exists())
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import stackc as library
 from stackc.errors import ModelError
 from tests.cli.conftest import Invoke
 
@@ -24,6 +25,7 @@ from tests.cli.conftest import Invoke
         (OSError(errno.ENOSPC, "No space left", "x.bin"), 1, "error: x.bin: the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "x.bin"), 1, "error: x.bin: Permission denied"),
         (MemoryError(), 1, "error: not enough memory"),
+        (RuntimeError("can't start new thread"), 1, "error: this process may start no more threads; raise the limit"),
         (KeyError("weight"), 1, "error: unexpected KeyError: 'weight'; this is a bug: please report it"),
     ],
 )
@@ -78,6 +80,43 @@ def test_a_closed_pipe_is_no_error() -> None:
         stderr = process.stderr.read()
         process.wait()
     assert stderr == b""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell")
+@pytest.mark.parametrize("command", ["schema", "--help", "--version", "list recipes lossless"])
+@pytest.mark.parametrize(
+    ("redirection", "code", "words"),
+    [
+        (">&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        (">/dev/full", 1, "error: the disk is full; free some space or choose another place\n"),
+        (">/dev/full 2>&1", 1, ""),
+        ("2>/dev/full >/dev/null", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+def test_a_standard_output_that_takes_nothing(command: str, redirection: str, code: int, words: str) -> None:
+    line = f"'{sys.executable}' -c 'from stackc.cli import main; main()' {command} {redirection}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", words)
+
+
+def test_an_error_that_nobody_can_be_told_keeps_its_code() -> None:
+    line = f"'{sys.executable}' -c 'from stackc.cli import main; main()' run no-such-recipe"
+    for redirection in ("2>/dev/full", "2>&-", ">/dev/full 2>/dev/full"):
+        done = subprocess.run(["sh", "-c", f"{line} {redirection}"], capture_output=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file descriptors")
+def test_a_closed_output_is_no_place_for_files(classifier: Path, tmp_path: Path) -> None:
+    """The numbers of closed streams are the next that a file gets."""
+    (tmp_path / "r.yaml").write_text(f"model: {classifier}\nstages: [zstd]\n")
+    line = f"'{sys.executable}' -c 'from stackc.cli import main; main()' run r.yaml --output out <&- >&- 2>&-"
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, timeout=120, check=False)
+    assert done.returncode == 0
+    with library.open(tmp_path / "out/model.stackc") as artifact:
+        assert all(artifact[name].numel() for name in artifact)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 from rich.console import Console
@@ -53,6 +54,17 @@ def test_quiet_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     console, file = terminal()
     work(console, quiet=True)
     assert file.getvalue() == ""
+
+
+def test_where_no_thread_can_move_a_bar_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    console, _ = terminal()
+    with showing_progress(console=console) as progress, progress.task("work", 1) as advance:
+        advance(1)
+    assert isinstance(progress, LineProgress)
 
 
 def test_without_a_terminal_there_are_no_bars() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
+from stackc.paths import user_path
 from stackc.tasks.data.demo import DEMO, DEMO_TEXTS, check_demo, read_demo
 from stackc.tasks.data.files import SUFFIXES, check_file, read_file
 from stackc.tasks.data.hub import check_hub, read_hub
@@ -51,7 +51,7 @@ def kind_of(data: str) -> str:
     """
     if data.startswith("demo/"):
         return "demo"
-    path = Path(data).expanduser()
+    path = user_path(data)
     return "file" if path.suffix.lower() in SUFFIXES or path.exists() or not _HUB_ID.fullmatch(data) else "hub"
 
 

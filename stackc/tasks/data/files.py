@@ -11,6 +11,7 @@ import msgspec
 
 from stackc.errors import DataError, DependencyError
 from stackc.nearest import nearest
+from stackc.paths import require_regular, user_path
 from stackc.tasks.data.demo import DEMO
 from stackc.tasks.data.separated import split_commas, split_tabs
 from stackc.tasks.data.table import LABEL_COLUMNS, TEXT_COLUMNS, Table, choose_column
@@ -85,7 +86,7 @@ def existing(
     data: str, suffixes: Sequence[str] = SUFFIXES, accepted: str = _ACCEPTED, names: Sequence[str] = ()
 ) -> Path:
     """The path of a file that is there and has one of some suffixes; ``names`` are what else may have been meant."""
-    path = Path(data).expanduser()
+    path = user_path(data)
     if not path.exists():
         hint = nearest(data, names)
         kind = "" if data.startswith("demo/") else "file "
@@ -94,6 +95,10 @@ def existing(
         raise DataError(f"{data!r} is a folder; name a file in it: accepted is {accepted}")
     if path.suffix.lower() not in suffixes:
         raise DataError(f"the file {data!r} is of an unknown kind {path.suffix!r}; accepted is {accepted}")
+    try:
+        require_regular(path)
+    except OSError as error:
+        raise DataError(f"{data} cannot be read: {error.strerror}") from error
     return path
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from stackc.errors import DataError
+from stackc.paths import user_path
 from stackc.tasks.data.demo import DEMO_TEXTS, need_demo
 from stackc.tasks.data.files import SUFFIXES, check_columns, existing, read_file
 
@@ -62,7 +61,7 @@ def read_texts(data: str) -> list[str]:
         from stackc.demo import reviews
 
         return reviews.imdb_sentences()
-    path = Path(data).expanduser()
+    path = user_path(data)
     if path.suffix.lower() != ".txt":
         return read_file(data).texts(None)
     try:
