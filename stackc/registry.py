@@ -189,8 +189,9 @@ def find_format(name: str, version: int) -> FormatClass:
     if fitting:
         return next(iter(fitting))
     shown = printable(name)  # it may come from a file of anybody's
-    older = {key.partition("@")[2] for key in _points() if key.startswith(f"{name}@")} - {str(version)}
-    versions = sorted({stage.version for stage in classes if stage.name == name} | set(map(int, older)))
+    others = {key.partition("@")[2] for key in _points() if key.startswith(f"{name}@")} - {str(version)}
+    older = {int(other) for other in others if other.isdecimal()}
+    versions = sorted({stage.version for stage in classes if stage.name == name} | older)
     if versions:
         listed = " and ".join(map(str, versions))
         installed = f"versions {listed} are" if len(versions) > 1 else f"version {listed} is"

@@ -224,6 +224,20 @@ def test_random_stacks(tmp_path, transforms, packers):
         assert_same(path)
 
 
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"use": "int", "bits": 4, "granularity": "group", "group_size": 4},
+        {"use": "int", "bits": 3, "symmetric": False},
+        {"use": "codebook", "entries": 8, "dims": 4},
+        {"use": "prune", "on": "weight", "columns": 0.4},
+    ],
+    ids=str,
+)
+def test_convolutions_in_rows(tmp_path, stage):
+    assert_same(compressed([stage, "raw"], tmp_path / "conv.stackc", torch.nn.Conv2d(3, 6, (3, 2))))
+
+
 @pytest.mark.parametrize("packer", ["raw", "zstd", "ans", "context"])
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 8, 9, 13, 16])
 def test_codes_of_every_width(packer, width, tmp_path):

@@ -92,7 +92,7 @@ def test_the_wire_form_is_that_of_bits():
     transform = settled(Int(step=0.1), torch.tensor([[1.0, -3.0]]))
     stack = Branch(transform, {"codes": Leaf(Raw()), "scale": Leaf(Raw())})
     wire = to_wire(stack)
-    assert wire[:3] == ["int", 1, {"bits": 6, "symmetric": True, "granularity": "tensor", "group_size": None}]
+    assert wire[:3] == ["int", 2, {"bits": 6, "symmetric": True, "granularity": "tensor", "group_size": None}]
     again = from_wire(wire, PlaneSpec((1, 2), "float32"))
     assert isinstance(again, Branch)
     assert again.transform == transform.stored

@@ -104,11 +104,10 @@ def test_more_than_two_axes(axis):
     x = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(3))
     prune = Prune(rows=0.5) if axis == "rows" else Prune(columns=0.4)
     planes = prune.encode(x)
-    dimension = 0 if axis == "rows" else 2
-    norms = x.square().sum([other for other in range(3) if other != dimension])
-    keep = 2 if axis == "rows" else 3
+    seen, dimension, keep = (x, 0, 2) if axis == "rows" else (x.flatten(1), 1, 9)  # a column is a place in the row
+    norms = seen.square().sum([other for other in range(seen.ndim) if other != dimension])
     assert {*planes["mask"].nonzero()[:, 0].tolist()} == {*norms.topk(keep).indices.tolist()}
-    dropped = x.index_select(dimension, (~planes["mask"]).nonzero()[:, 0])
+    dropped = seen.index_select(dimension, (~planes["mask"]).nonzero()[:, 0])
     assert torch.allclose(planes["fallback"], dropped.mean(dimension, keepdim=True))
     decoded = prune.decode(planes, PlaneSpec.of(x))
     assert float(torch.dist(x.double(), decoded.double())) == pytest.approx(prune.error_bound(x), rel=1e-6)
