@@ -119,9 +119,10 @@ def _artifact(name: str) -> Path | None:
     By its name or its first bytes, so that a renamed file and a damaged one are both recognised.
     """
     from stackc.artifact.container import MAGIC
+    from stackc.paths import user_path
     from stackc.runner import ARTIFACT_NAME
 
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         is_run = (path / ARTIFACT_NAME).is_file() and not (path / _CONFIG).is_file()
         return path / ARTIFACT_NAME if is_run else None

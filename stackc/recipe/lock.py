@@ -14,7 +14,7 @@ import msgspec
 
 from stackc.errors import ModelError, RecipeError
 from stackc.packer import Packer
-from stackc.paths import user_path
+from stackc.paths import readable, user_path
 from stackc.recipe.document import dump_document
 from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
 from stackc.registry import find
@@ -143,7 +143,7 @@ def _findable(value: Any) -> Any:
     """A path that exists as an absolute one, so that the lock runs from any folder; everything else as it is."""
     if isinstance(value, str) and (os.sep in value or Path(value).suffix):
         path = user_path(value)
-        return str(path.resolve()) if path.exists() else value
+        return readable(str(path.resolve())) if path.exists() else value
     return value
 
 
