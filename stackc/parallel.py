@@ -77,7 +77,13 @@ def _use_threads(count: int) -> None:
 
     with _changing:
         keeper = threading.Thread(target=keep, daemon=True)
-        keeper.start()
+        try:
+            keeper.start()
+        except RuntimeError as error:
+            if NO_THREAD not in str(error):
+                raise
+            torch.set_num_threads(count)  # also for threads that come later, of which there can be none now
+            return
         begun.wait()
         try:
             torch.set_num_threads(count)
