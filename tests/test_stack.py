@@ -58,7 +58,7 @@ def test_the_wire_form_comes_back_and_survives_messagepack() -> None:
     stack = stack_of(STAGES, SPEC)
     wire = msgspec.msgpack.decode(msgspec.msgpack.encode(to_wire(stack)))
     assert from_wire(wire, SPEC) == stack
-    assert wire[:2] == ["prune", 1]
+    assert wire[:2] == ["prune", 2]
     assert wire[2]["rows"] == 0.5
     assert wire[3][0] == ["raw", 1, {}]
 

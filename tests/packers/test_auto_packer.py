@@ -143,7 +143,7 @@ def test_file_and_lock_name_the_packers_that_were_chosen(tmp_path):
     choices = {plane: fields["use"] for plane, fields in locked.lock.choices["1"].items()}
     assert choices == chosen
     assert locked.lock.choices["1"]["positions"] == {"use": "zstd", "level": 22}
-    assert locked.lock.stages == ["int@1", "auto@1"]
+    assert locked.lock.stages == ["int@2", "auto@1"]
 
 
 def test_a_lock_gives_the_same_bytes_without_trying_again(tmp_path, monkeypatch):

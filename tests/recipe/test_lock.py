@@ -57,7 +57,7 @@ def test_the_lock_is_the_recipe_with_all_defaults_and_choices() -> None:
         {"use": "zstd", "level": 19},
     ]
     assert document["model"] == "1e3"
-    assert document["lock"]["stages"] == ["prune@1", "seed@1", "int@1", "zstd@1"]
+    assert document["lock"]["stages"] == ["prune@2", "seed@1", "int@2", "zstd@1"]
     assert document["lock"]["versions"]["torch"]
     again = read(document)
     first = recipe_from(RECIPE)
@@ -90,7 +90,7 @@ def change(document: dict[str, Any], path: list[Any], value: Any) -> None:
         (["stages", 3, "level"], 3, "was changed after it was locked"),
         (["seed"], 1, "was changed after it was locked"),
         (["bundle"], ["tokenizer"], "was changed after it was locked"),
-        (["stages", 3], "raw", "the lock is for the stages prune@1, seed@1, int@1, zstd@1, the recipe has .*raw@1"),
+        (["stages", 3], "raw", "the lock is for the stages prune@2, seed@1, int@2, zstd@1, the recipe has .*raw@1"),
         (["lock", "choices", "7"], {"a": {"sparsity": 0.5}}, r"lock.choices\[7\] does not fit the recipe"),
         (["lock", "choices", "x"], {"a": {"sparsity": 0.5}}, r"lock.choices\[x\] does not fit the recipe"),
         (["lock", "choices", "0", "a.weight", "keep"], -1, r"lock.choices\[0\] does not fit the recipe: .*>= 0"),
