@@ -107,6 +107,7 @@ class SecondDecoder:
             raise Refused(f"manifest: {error}") from error
         self.kind, self.config, self.stacks, first_names, self.tensors, ties, self.bundle, checksums = manifest
         need(self.kind in (0, 1, 2) and len(first_names) == len(self.tensors), "manifest")
+        need(len(self.stacks) <= len(self.tensors), "stacks")
         need(all(0 <= number < len(self.tensors) for number in ties.values()), "tie")
         for stack, dtype, shape, _ in self.tensors:
             need(0 <= stack < len(self.stacks) and 0 <= dtype < len(DTYPES), "tensor")
