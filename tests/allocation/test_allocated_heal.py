@@ -19,7 +19,7 @@ from stackc.stack import describe
 SEED = {"use": "seed", "on": "*word_embeddings.weight", "rank": "auto", "calibrated": True}
 SCORES = {"use": "int", "on": "*/scores", "step": "auto"}
 MATRICES = {"use": "int", "on": ["*.weight", "!*/{scale,mean}"], "step": "auto", "calibrated": True}
-HEAL = {"use": "heal", "steps": 40, "batch_size": 16, "holdout": 20, "evaluations": 8}
+HEAL = {"use": "heal", "steps": 30, "batch_size": 16, "holdout": 20, "evaluations": 8}
 STAGES = [SEED, SCORES, {"use": "int8", "on": "*/basis"}, MATRICES, HEAL, "context", "floats"]
 
 
@@ -42,15 +42,12 @@ def test_an_allocated_calibrated_healed_file_reaches_its_size(recipe: dict[str, 
     assert again.artifact.read_bytes() == run.artifact.read_bytes()
 
 
-def test_a_heal_stage_with_a_size_of_its_own_keeps_it(recipe: dict[str, Any], tmp_path: Path) -> None:
-    start = stackc.run({**recipe, "stages": [*STAGES[:4], *STAGES[5:]]}, output=tmp_path / "start", every_stage=False)
-    size = int(0.9 * start.report.file.bytes)
-    healed = stackc.run(
-        {**recipe, "stages": [*STAGES[:4], {**HEAL, "bytes": size, "steps": 120}, *STAGES[5:]]},
-        output=tmp_path / "healed",
-        every_stage=False,
-    )
-    assert healed.report.allocation.bytes == healed.report.file.bytes < start.report.file.bytes
+def test_a_heal_stage_with_a_size_of_its_own_aims_at_that(recipe: dict[str, Any], tmp_path: Path) -> None:
+    heal = {**HEAL, "bytes": 2000, "steps": 5, "evaluations": 1}
+    stages = [*STAGES[:4], heal, *STAGES[5:]]
+    report = stackc.run({**recipe, "stages": stages}, output=tmp_path / "run", every_stage=False).report
+    assert report.file.bytes > 2000, "five steps are too few for it"
+    assert [note for note in report.notes if "bytes above the 2,000 that it was to have" in note]
 
 
 def test_the_allocation_stores_planes_as_the_planner_says() -> None:
