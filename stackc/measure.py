@@ -76,7 +76,7 @@ def decode_and_compare(path: Path, reference: Reference, label: str, progress: P
             return _OneTensor(error, norm, seconds, digest, tensor if keep else None)
 
         results = []
-        for result in map_ordered(one, names):
+        for result in map_ordered(one, names, size=lambda name: reference.specs[name].nbytes):
             results.append(result)
             advance(1)
         state = None
