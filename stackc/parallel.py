@@ -142,7 +142,7 @@ def map_ordered(
                     break
                 try:
                     results.append(function(item))
-                except BaseException as error:
+                except Exception as error:
                     return _Done(results, error)
         return _Done(results, None)
 
@@ -183,7 +183,7 @@ class _Done(NamedTuple, Generic[Result]):
     """The results of a batch up to the first error."""
 
     results: list[Result]
-    error: BaseException | None
+    error: Exception | None
 
     def each(self) -> Iterator[Result]:
         """The results, then the error."""

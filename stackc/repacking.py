@@ -98,7 +98,9 @@ def repack(
         for other, first in artifact.ties.items():
             others.setdefault(first, []).append(other)
         names = list(artifact.specs)
-        repacked = map_ordered(lambda name: _repacked(artifact, name), names, size=lambda name: artifact.specs[name].nbytes)
+        repacked = map_ordered(
+            lambda name: _repacked(artifact, name), names, size=lambda name: artifact.specs[name].nbytes
+        )
         for name, tensor in zip(names, repacked, strict=True):
             writer.add([name, *others.get(name, [])], artifact.specs[name], tensor.stack, tensor.planes)
             planes += len(tensor.planes)

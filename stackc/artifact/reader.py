@@ -27,7 +27,7 @@ from stackc.parallel import map_ordered, one_thread_per_operation
 from stackc.paths import require_regular, user_path
 from stackc.planes import byte_view
 from stackc.progress import Progress
-from stackc.spec import PlaneSpec, total_bytes
+from stackc.spec import PlaneSpec
 from stackc.stack import Cost, PlannedPlane, Stack, decode
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Artifact(Mapping[str, "Tensor"]):
             raise ArtifactError(
                 f"{self.path.name} is damaged: the stack of {name!r} has {len(planned)} planes, the file lists {len(lengths)}"
             )
-        if total_bytes(plane.spec for plane in planned) > MAX_PLANES * self._spec(number).nbytes + (1 << 20):
+        if fitted.nbytes > MAX_PLANES * self._spec(number).nbytes + (1 << 20):
             raise ArtifactError(
                 f"{self.path.name} is damaged: the planes of {name!r} would take more than {MAX_PLANES} times its own bytes"
             )
