@@ -142,7 +142,7 @@ def map_ordered(
                     break
                 try:
                     results.append(function(item))
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 -- it is raised where its result would have come
                     return _Done(results, error)
         return _Done(results, None)
 
