@@ -244,7 +244,8 @@ def encode_tensor(
                     with walker.placed(None, planned.path, planned.packer):
                         packed[key] = planned.packer.choose(walker.planes[planned.path][1], planned.spec)
                 chosen, data = packed[key]
-                stack = replace(stack, planned.path, Leaf(chosen))
+                if chosen is not planned.packer:
+                    stack = replace(stack, planned.path, Leaf(chosen))
                 stored.append(data)
         stacks.append(stack)
         stages.append(tuple(stored))

@@ -120,7 +120,7 @@ def encode_model(
             except MemoryError as error:
                 raise TensorError(f"{tensor.name} ({tensor.spec}) does not fit in memory") from error
 
-        for encoded, size in map_ordered(one, plan.tensors):
+        for encoded, size in map_ordered(one, plan.tensors, size=lambda tensor: tensor.spec.nbytes):
             lossless_bytes += size
             seconds = [total + more for total, more in zip(seconds, encoded.seconds, strict=True)]
             entropy |= {(encoded.plan.name, path): bits for path, bits in encoded.entropy_bits.items()}

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 
 from stackc.parallel import can_start_thread
 
+#: Pieces of work shorter than this are not sampled one by one: to read the memory takes as long as some of them, and lets
+#: other threads in the way of this one.
 _INTERVAL_SECONDS = 0.01
-
-#: Pieces of work shorter than this are not sampled one by one: to read the memory takes as long as some of them.
-_SHORT_SECONDS = 0.001
 
 
 def resident_bytes() -> int:
@@ -69,12 +68,12 @@ class MemoryMeter:
         with self._lock:
             self._open[label] = self._open.get(label, 0) + 1
         begin = time.monotonic()
-        if label not in self.peaks or begin - self._sampled >= _SHORT_SECONDS:
+        if label not in self.peaks or begin - self._sampled >= _INTERVAL_SECONDS:
             self._sample()
         try:
             yield
         finally:
-            if time.monotonic() - begin >= _SHORT_SECONDS:
+            if time.monotonic() - begin >= _INTERVAL_SECONDS:
                 self._sample()
             with self._lock:
                 self._open[label] -= 1

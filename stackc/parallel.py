@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from stackc.isolation import isolated
 from stackc.lazy import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+#: Items that are done together have no more bytes than this, nor are there more of them: enough that handing them to a
+#: worker costs nothing beside them, and few enough that all of them take no memory, and no more than a tenth of a second.
+BATCH_BYTES = 1 << 14
+BATCH_ITEMS = 64
 
 #: Held while the number of threads is changed, which takes two steps.
 _changing = threading.Lock()
@@ -93,7 +98,10 @@ def _use_threads(count: int) -> None:
 
 
 def map_ordered(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int | None = None,
+    size: Callable[[Item], int] | None = None,
 ) -> Iterator[Result]:
     """Apply a function in worker threads and yield the results in the order of the items.
 
@@ -102,30 +110,86 @@ def map_ordered(
     is raised where its result would have come. The workers are isolated from the state of the process, as in
     `stackc.isolation.isolated`, and run each torch operation on one thread.
 
+    Parameters
+    ----------
+    function : callable
+        What is done with each item.
+    items : iterable
+        Taken from when a worker is free.
+    workers : int, optional
+        Threads; as many as there are cores by default.
+    size : callable, optional
+        Bytes of an item. Small ones that follow each other are then done together, as if they were one item, and only one
+        worker at a time does such: what they take is the interpreter's, and threads would wait for each other at each
+        operation.
+
     Examples
     --------
     >>> list(map_ordered(lambda x: x * x, range(4)))
     [0, 1, 4, 9]
+    >>> list(map_ordered(len, ["a", "bb", "ccc"], size=len))
+    [1, 2, 3]
     """
     count = workers or os.cpu_count() or 1
-    pending: deque[_Job[Result]] = deque()
+    pending: deque[_Job[_Done[Result]]] = deque()
+    alone, stopped = threading.Lock(), threading.Event()
 
-    def work(item: Item) -> Result:
-        with isolated():
-            return function(item)
+    def work(batch: Sequence[Item]) -> _Done[Result]:
+        results: list[Result] = []
+        with isolated(), alone if len(batch) > 1 else nullcontext():
+            for item in batch:
+                if stopped.is_set():
+                    break
+                try:
+                    results.append(function(item))
+                except Exception as error:  # noqa: BLE001 -- it is raised where its result would have come
+                    return _Done(results, error)
+        return _Done(results, None)
 
     pool = ThreadPoolExecutor(count, initializer=_use_threads, initargs=(1,))
     try:
-        for item in items:
-            job = _Job(partial(work, item))
+        for batch in _batches(items, size):
+            job = _Job(partial(work, batch))
             pending.append(job)
             job.begin(pool)
             if len(pending) > count:
-                yield pending.popleft().result()
+                yield from pending.popleft().result().each()
         while pending:
-            yield pending.popleft().result()
+            yield from pending.popleft().result().each()
     finally:
+        stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _batches(items: Iterable[Item], size: Callable[[Item], int] | None) -> Iterator[Sequence[Item]]:
+    """Neighbours that are small together, all others one by one."""
+    if size is None:
+        yield from ([item] for item in items)
+        return
+    batch: list[Item] = []
+    held = 0
+    for item in items:
+        more = size(item)
+        if batch and (held + more > BATCH_BYTES or len(batch) == BATCH_ITEMS):
+            yield batch
+            batch, held = [], 0
+        batch.append(item)
+        held += more
+    if batch:
+        yield batch
+
+
+class _Done(NamedTuple, Generic[Result]):
+    """The results of a batch up to the first error."""
+
+    results: list[Result]
+    error: Exception | None
+
+    def each(self) -> Iterator[Result]:
+        """The results, then the error."""
+        yield from self.results
+        if self.error is not None:
+            raise self.error
 
 
 class _Job(Generic[Result]):

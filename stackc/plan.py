@@ -24,6 +24,7 @@ from stackc.stack import (
     branches,
     join,
     node_at,
+    plan_of,
     replace,
     stored_planes,
     with_transforms,
@@ -114,7 +115,7 @@ class _Growing:
             self.stack = replace(self.stack, path, Leaf(config))
             self.packed[path] = use
         else:
-            specs = config.plan(spec)
+            specs = plan_of(config, spec)
             above = path.count("/") + 1 if path else 0
             if above + 2 > MAX_DEPTH:  # the transform and a packer
                 return f"a stack is at most {MAX_DEPTH} stages deep"
@@ -130,7 +131,7 @@ def refusal(config: Transform | Packer, spec: PlaneSpec) -> str | None:
     if isinstance(config, Packer):
         return config.refusal(spec)
     try:
-        config.plan(spec)
+        plan_of(config, spec)
     except SpecError as error:
         return str(error)
     return None

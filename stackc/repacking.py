@@ -98,7 +98,10 @@ def repack(
         for other, first in artifact.ties.items():
             others.setdefault(first, []).append(other)
         names = list(artifact.specs)
-        for name, tensor in zip(names, map_ordered(lambda name: _repacked(artifact, name), names), strict=True):
+        repacked = map_ordered(
+            lambda name: _repacked(artifact, name), names, size=lambda name: artifact.specs[name].nbytes
+        )
+        for name, tensor in zip(names, repacked, strict=True):
             writer.add([name, *others.get(name, [])], artifact.specs[name], tensor.stack, tensor.planes)
             planes += len(tensor.planes)
             smaller += tensor.smaller

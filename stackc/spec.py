@@ -109,6 +109,11 @@ class PlaneSpec(msgspec.Struct, frozen=True):
             return 1 if self.dtype == "bool" else 8 * self.item_bytes
         return (self.hi - self.lo).bit_length()
 
+    @property
+    def _is_unbounded(self) -> bool:
+        """Whether the bounds are those of the dtype, so that all its values lie in them."""
+        return self.dtype == "bool" or (self.lo, self.hi) == integer_range(self.dtype)
+
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape)) if self.shape else "0-d"
         bounds = "" if self.lo is None else f" in {self.lo}..{self.hi}"
@@ -131,10 +136,9 @@ class PlaneSpec(msgspec.Struct, frozen=True):
 
     def mismatch(self, tensor: Tensor) -> str | None:
         """Say how a tensor breaks this spec, or return None if it fits."""
-        actual = PlaneSpec.of(tensor)
-        if (actual.shape, actual.dtype) != (self.shape, self.dtype):
-            return f"expected {self}, got {actual}"
-        if self.lo is not None and self.hi is not None and self.numel and self.dtype != "bool":
+        if tensor.dtype is not getattr(torch, self.dtype) or tensor.shape != self.shape:
+            return f"expected {self}, got {PlaneSpec.of(tensor)}"
+        if self.lo is not None and self.hi is not None and self.numel and not self._is_unbounded:
             least, most = (int(bound) for bound in torch.aminmax(tensor))
             if least < self.lo or most > self.hi:
                 return f"expected values in {self.lo}..{self.hi}, got {least}..{most}"

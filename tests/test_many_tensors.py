@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -99,3 +100,14 @@ def test_small_planes_of_one_block_are_read_from_the_file_once(tmp_path: Path, m
         one_by_one = [artifact[name] for name in artifact]
         assert len(reads) == 1
     assert len(one_by_one) == 50
+
+
+@pytest.mark.parametrize("stages", [["zstd"], ["int8", "zstd"]])
+def test_a_small_tensor_takes_little_time(tmp_path: Path, stages: list[str]) -> None:
+    path = tmp_path / "many.stackc"
+    stackc.compress(Many(2), {"stages": stages}, path)  # what is loaded and compiled once
+    begin = os.times().user
+    stackc.compress(Many(1000), {"stages": stages}, path, overwrite=True)
+    with stackc.open(path) as artifact:
+        artifact.state_dict()
+    assert os.times().user - begin < 6  # four times what it takes on a busy machine

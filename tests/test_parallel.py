@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
 import pytest
 import torch
 
-from stackc.parallel import map_ordered, one_thread_per_operation
+from stackc.parallel import BATCH_BYTES, BATCH_ITEMS, map_ordered, one_thread_per_operation
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5, None])
@@ -124,3 +125,59 @@ def test_other_errors_of_the_pool_are_not_hidden(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(threading.Thread, "start", broken)
     with pytest.raises(RuntimeError, match="something else"):
         list(map_ordered(str, range(3), 2))
+
+
+@pytest.mark.parametrize("workers", [1, 2, None])
+def test_small_items_are_done_together_in_order(workers: int | None) -> None:
+    threads = list(map_ordered(lambda item: (item, threading.get_ident()), range(200), workers, size=lambda _: 1))
+    assert [item for item, _ in threads] == list(range(200))
+    changes = sum(before != after for (_, before), (_, after) in itertools.pairwise(threads))
+    assert changes <= 200 // BATCH_ITEMS
+
+
+def test_small_items_are_never_done_by_two_threads_at_once() -> None:
+    inside, most = [], []
+
+    def work(item: int) -> None:
+        inside.append(item)
+        most.append(len(inside))
+        time.sleep(0.0005)
+        inside.pop()
+
+    list(map_ordered(work, range(3 * BATCH_ITEMS), 3, size=lambda _: 1))
+    assert max(most) == 1
+
+
+def test_large_items_are_done_one_by_one_beside_small_ones() -> None:
+    barrier = threading.Barrier(2, timeout=20)
+    sizes = [BATCH_BYTES, BATCH_BYTES + 1]
+    assert list(map_ordered(lambda _: barrier.wait() >= 0, sizes, 2, size=lambda size: size)) == [True, True]
+
+
+def test_an_error_among_small_items_comes_where_its_result_would_have() -> None:
+    done = []
+
+    def work(item: int) -> int:
+        done.append(item)
+        return 1 // (3 - item)
+
+    results = map_ordered(work, range(1000), 2, size=lambda _: 1)
+    assert [next(results) for _ in range(3)] == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert len(done) < 1000
+
+
+def test_a_reader_of_small_items_that_stops_early_ends_the_work() -> None:
+    before = threading.active_count()
+    begun = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        time.sleep(0.001)
+
+    results = map_ordered(work, range(100_000), 2, size=lambda _: 1)
+    next(results)
+    results.close()
+    assert len(begun) <= 4 * BATCH_ITEMS
+    assert threading.active_count() == before

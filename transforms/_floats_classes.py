@@ -75,53 +75,32 @@ def choose_classes(symbols: np.ndarray, alphabet: int, sizes: np.ndarray, width:
     width : int
         Elements per row, 1 to ``n``.
     """
-    height = symbols.size // width
-    whole = sizes[: height * width].reshape(height, width)
-    rest = sizes[height * width :]
-    row_sums = numpy.append(whole.sum(1, dtype=numpy.int64), rest.sum(dtype=numpy.int64))
-    row_counts = numpy.append(numpy.count_nonzero(whole, 1), numpy.count_nonzero(rest))
-    column_sums, column_counts = whole.sum(0, dtype=numpy.int64), numpy.count_nonzero(whole, 0)
-    column_sums[: rest.size] += rest
-    column_counts[: rest.size] += rest != 0
-    mean = _UNITS * int(row_sums.sum()) // max(int(row_counts.sum()), 1)
-    row_means = _means(row_sums, row_counts, mean)[: -(-symbols.size // width)]
-    column_means = _means(column_sums, column_counts, mean)
-    step = max(_step(row_means), _step(column_means))
-    rows, columns = _classes(row_means, step), _classes(column_means, step)
+    height, last = divmod(symbols.size, width)
+    rows, columns = numpy.empty(height + (last > 0), numpy.uint8), numpy.empty(width, numpy.uint8)
+    kernels = kernel("floats")
+    kernels.classify(sizes, rows, columns, CLASSES, _UNITS, _FINEST_STEP, _FEW)
+    row_bits, column_bits = 8 * len(write_stream(rows, CLASSES)), 8 * len(write_stream(columns, CLASSES))
+    every = -(-symbols.size // _SAMPLE)
+    shown = -(-height // every) * width
 
-    sample = slice(None, None, -(-symbols.size // _SAMPLE))
-    shown = symbols[: height * width].reshape(height, width)[sample].reshape(-1)
-    best = Classes(width, None, None)
-    least = None
-    for choice in (best, Classes(width, rows, None), Classes(width, None, columns), Classes(width, rows, columns)):
-        part = Classes(width, None if choice.rows is None else choice.rows[:height][sample], choice.columns)
-        cost = _cost(shown, alphabet, contexts_of(part, shown.size), symbols.size)
-        cost += sum(8 * len(write_stream(side, CLASSES)) for side in choice[1:] if side is not None)
+    best, least = Classes(width, None, None), None
+    no_rows, no_columns = numpy.zeros_like(rows), numpy.zeros_like(columns)
+    for choice, side_bits in (
+        (best, 0),
+        (Classes(width, rows, None), row_bits),
+        (Classes(width, None, columns), column_bits),
+        (Classes(width, rows, columns), row_bits + column_bits),
+    ):
+        entropy, cells, totals = kernels.model_cost(
+            symbols,
+            (no_rows if choice.rows is None else rows)[:height],
+            no_columns if choice.columns is None else columns,
+            every,
+            CONTEXTS,
+            alphabet,
+        )
+        # Integers of Python's, since the product may have more than 64 bits.
+        cost = (int(entropy) * symbols.size // shown >> 12) + _LEARNING_BITS * int(cells - totals) + side_bits
         if least is None or cost < least:
             best, least = choice, cost
     return best
-
-
-def _means(sums: np.ndarray, counts: np.ndarray, mean: int) -> np.ndarray:
-    """Mean sizes less that of the plane; 0 where there is nothing to count."""
-    means: np.ndarray = numpy.where(counts > 0, _UNITS * sums // numpy.maximum(counts, 1) - mean, 0)
-    return means
-
-
-def _step(means: np.ndarray) -> int:
-    """The finest step with which nearly all classes are in range."""
-    step = _FINEST_STEP
-    while numpy.count_nonzero(abs(means) > CLASSES // 2 * step) * _FEW > means.size:
-        step *= 2
-    return step
-
-
-def _classes(means: np.ndarray, step: int) -> np.ndarray:
-    middle: np.ndarray = (means + step // 2) // step + CLASSES // 2
-    return middle.clip(0, CLASSES - 1).astype(numpy.uint8)
-
-
-def _cost(symbols: np.ndarray, alphabet: int, contexts: np.ndarray, count: int) -> int:
-    """About how many bits ``count`` symbols take, of which some are shown."""
-    entropy, cells, totals = map(int, kernel("floats").model_cost(symbols, contexts, CONTEXTS, alphabet))
-    return (entropy * count // int(symbols.size) >> 12) + _LEARNING_BITS * (cells - totals)

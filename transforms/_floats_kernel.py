@@ -222,13 +222,83 @@ def _log2(value: int) -> int:
 
 
 @compiled
-def model_cost(symbols: np.ndarray, contexts: np.ndarray, context_count: int, alphabet: int) -> tuple[int, int, int]:
-    """Entropy of symbols given their contexts, and what a model of them has to learn.
+def _means(sums: np.ndarray, counts: np.ndarray, mean: int, units: int) -> np.ndarray:
+    """Mean sizes less that of the plane; 0 where there is nothing to count."""
+    means = numpy.zeros(sums.size, numpy.int64)
+    for place in range(sums.size):
+        if counts[place]:
+            means[place] = units * sums[place] // counts[place] - mean
+    return means
+
+
+@compiled
+def _step(means: np.ndarray, classes: int, finest: int, few: int) -> int:
+    """The finest step with which nearly all classes are in range."""
+    step = finest
+    while True:
+        outside = 0
+        for mean in means:
+            outside += abs(mean) > classes // 2 * step
+        if outside * few <= means.size:
+            return step
+        step *= 2
+
+
+@compiled
+def _fill_classes(means: np.ndarray, step: int, classes: int, out: np.ndarray) -> None:
+    for place in range(means.size):
+        out[place] = min(max((means[place] + step // 2) // step + classes // 2, 0), classes - 1)
+
+
+@compiled
+def classify(
+    sizes: np.ndarray, rows: np.ndarray, columns: np.ndarray, classes: int, units: int, finest: int, few: int
+) -> None:
+    """Fill in the classes of rows and columns by the mean size of their elements.
 
     Parameters
     ----------
-    symbols, contexts : ndarray
-        Shape ``(n,)``, uint8, below ``alphabet`` and ``context_count``.
+    sizes : ndarray
+        Shape ``(n,)``; 0 for elements that do not count.
+    rows, columns : ndarray
+        uint8, one for each row, the last of which may be short, and for each column.
+    classes, units, finest, few : int
+        How many classes there are, means per unit of a size, the least step between classes in such, and the share of
+        classes that may be out of range as one in so many.
+    """
+    width = columns.size
+    row_sums, row_counts = numpy.zeros(rows.size, numpy.int64), numpy.zeros(rows.size, numpy.int64)
+    column_sums, column_counts = numpy.zeros(width, numpy.int64), numpy.zeros(width, numpy.int64)
+    for row in range(rows.size):
+        for column in range(min(width, sizes.size - row * width)):
+            size = numpy.int64(sizes[row * width + column])
+            if size:
+                row_sums[row] += size
+                row_counts[row] += 1
+                column_sums[column] += size
+                column_counts[column] += 1
+    mean = units * row_sums.sum() // max(row_counts.sum(), 1)
+    row_means = _means(row_sums, row_counts, mean, units)
+    column_means = _means(column_sums, column_counts, mean, units)
+    step = max(_step(row_means, classes, finest, few), _step(column_means, classes, finest, few))
+    _fill_classes(row_means, step, classes, rows)
+    _fill_classes(column_means, step, classes, columns)
+
+
+@compiled
+def model_cost(
+    symbols: np.ndarray, rows: np.ndarray, columns: np.ndarray, every: int, context_count: int, alphabet: int
+) -> tuple[int, int, int]:
+    """Entropy of the symbols of some rows given their contexts, and what a model of them has to learn.
+
+    Parameters
+    ----------
+    symbols : ndarray
+        Shape ``(n,)``, uint8, below ``alphabet``.
+    rows, columns : ndarray
+        uint8, the classes of whole rows, one or more, and of columns; a context is the sum of the two.
+    every : int
+        Every so many rows are looked at, from the first.
     context_count, alphabet : int
         1 to 256.
 
@@ -242,8 +312,9 @@ def model_cost(symbols: np.ndarray, contexts: np.ndarray, context_count: int, al
         How many contexts occur.
     """
     counts = numpy.zeros((context_count, alphabet), numpy.int64)
-    for i in range(symbols.size):
-        counts[contexts[i], symbols[i]] += 1
+    for row in range(0, rows.size, every):
+        for column in range(columns.size):
+            counts[rows[row] + columns[column], symbols[row * columns.size + column]] += 1
     entropy = cells = totals = 0
     for context in range(context_count):
         total = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
@@ -31,7 +32,7 @@ from ._bits import (
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
-    from zstandard import ZstdCompressionParameters
+    from zstandard import ZstdCompressionParameters, ZstdCompressor, ZstdDecompressor
 
 _STORED, _PACKED, _ELEMENTS, _SHUFFLED = range(4)
 
@@ -39,6 +40,10 @@ _STORED, _PACKED, _ELEMENTS, _SHUFFLED = range(4)
 _FAST_LEVELS = 9
 _SMALL_BYTES = 1 << 18
 _TRIAL_LEVEL = 3
+
+#: Compressors and decompressors of contents up to this are kept, and so many of the former, each of some hundreds of KiB.
+_KEPT_BYTES = 1 << 12
+_KEPT = 16
 
 #: The frame header descriptor of every frame that `Zstd` writes: no sizes, no checksum, no dictionary.
 _DESCRIPTOR = b"\0"
@@ -219,12 +224,46 @@ def _turn(data: bytes, shape: tuple[int, int]) -> bytes:
 
 
 def _compress(content: bytes, level: int) -> bytes:
-    import zstandard
-
-    frame = zstandard.ZstdCompressor(compression_params=_parameters(level, len(content))).compress(content)
+    frame = _compressor(level, len(content)).compress(content)
     if frame[:1] != _DESCRIPTOR:
         raise RuntimeError(f"zstandard wrote the frame header descriptor {frame[:1].hex()} where 00 was asked for")
     return frame[1:]
+
+
+class _Kept(threading.local):
+    """What a thread keeps for small contents, since no two threads may use it at once: to make it takes ten times as long."""
+
+    def __init__(self) -> None:
+        self.compressors: dict[tuple[int, int], ZstdCompressor] = {}
+        self.decompressors: dict[int, ZstdDecompressor] = {}
+
+
+_kept = _Kept()
+
+
+def _compressor(level: int, size: int) -> ZstdCompressor:
+    import zstandard
+
+    found = _kept.compressors.get((level, size))
+    if found is None:
+        found = zstandard.ZstdCompressor(compression_params=_parameters(level, size))
+        if size <= _KEPT_BYTES:
+            if len(_kept.compressors) == _KEPT:
+                _kept.compressors.clear()
+            _kept.compressors[level, size] = found
+    return found
+
+
+def _decompressor(size: int) -> ZstdDecompressor:
+    import zstandard
+
+    window = largest_window(size, _LEAST_WINDOW)
+    found = _kept.decompressors.get(window)
+    if found is None:
+        found = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=window)
+        if window <= _KEPT_BYTES:
+            _kept.decompressors[window] = found
+    return found
 
 
 @functools.lru_cache(maxsize=1024)
@@ -254,11 +293,8 @@ def _decompress(frame: bytes, size: int) -> bytes:
     """
     import zstandard
 
-    decompressor = zstandard.ZstdDecompressor(
-        format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=largest_window(size, _LEAST_WINDOW)
-    )
     try:
-        content = decompressor.decompress(_DESCRIPTOR + frame, max_output_size=size, allow_extra_data=False)
+        content = _decompressor(size).decompress(_DESCRIPTOR + frame, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ArtifactError(
             f"a zstd frame in the file does not decode to {size} bytes: {error}; it is damaged"

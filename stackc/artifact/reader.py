@@ -27,7 +27,7 @@ from stackc.parallel import map_ordered, one_thread_per_operation
 from stackc.paths import require_regular, user_path
 from stackc.planes import byte_view
 from stackc.progress import Progress
-from stackc.spec import PlaneSpec, total_bytes
+from stackc.spec import PlaneSpec
 from stackc.stack import Cost, PlannedPlane, Stack, decode
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Artifact(Mapping[str, "Tensor"]):
             raise ArtifactError(
                 f"{self.path.name} is damaged: the stack of {name!r} has {len(planned)} planes, the file lists {len(lengths)}"
             )
-        if total_bytes(plane.spec for plane in planned) > MAX_PLANES * self._spec(number).nbytes + (1 << 20):
+        if fitted.nbytes > MAX_PLANES * self._spec(number).nbytes + (1 << 20):
             raise ArtifactError(
                 f"{self.path.name} is damaged: the planes of {name!r} would take more than {MAX_PLANES} times its own bytes"
             )
@@ -312,10 +312,14 @@ class Artifact(Mapping[str, "Tensor"]):
 
     def state_dict(self, workers: int | None = None) -> dict[str, Tensor]:
         """All tensors, decoded in parallel; tied names share one tensor."""
-        state = dict(zip(self.manifest.names, map_ordered(self.__getitem__, self.manifest.names, workers), strict=True))
+        state = dict(zip(self.specs, self.stream(workers), strict=True))
         for other, first in self.ties.items():
             state[other] = state[first]
         return state
+
+    def stream(self, workers: int | None = None) -> Iterator[Tensor]:
+        """The tensors in the order of `specs`, decoded in parallel a few at a time, which costs less than one by one."""
+        return map_ordered(self.__getitem__, self.specs, workers, size=lambda name: self.specs[name].nbytes)
 
     def checksum(self, workers: int | None = None, progress: Progress | None = None) -> str:
         """SHA-256 of the decoded tensors, in hexadecimal: decodes everything, a few tensors at a time.
@@ -337,8 +341,7 @@ class Artifact(Mapping[str, "Tensor"]):
         """
 
         def decoded() -> Iterator[tuple[str, PlaneSpec, list[memoryview]]]:
-            tensors = map_ordered(self.__getitem__, self.specs, workers)
-            for (name, spec), tensor in zip(self.specs.items(), tensors, strict=True):
+            for (name, spec), tensor in zip(self.specs.items(), self.stream(workers), strict=True):
                 yield name, spec, [byte_view(tensor).data]
                 advance(spec.nbytes)
 

@@ -10,7 +10,7 @@ import msgspec
 from stackc.artifact.counting import require_few_items
 from stackc.artifact.limits import MAX_STACK_DEPTH, MAX_STACK_ITEMS
 from stackc.errors import ArtifactError
-from stackc.spec import PlaneSpec
+from stackc.spec import PlaneSpec, total_bytes
 from stackc.stack import Cost, PlannedPlane, Stack, Unfitted, cost, fit, stages_of, stored_planes
 
 #: Fitted stacks that are kept: more than models have kinds of tensors, and few enough for a file that has millions.
@@ -18,10 +18,13 @@ _KEPT = 4096
 
 
 class FittedStack(NamedTuple):
-    """A stack for tensors of one spec: its tree, its stored planes in order, and what decoding such a tensor takes."""
+    """A stack for tensors of one spec: its tree, its stored planes in order with their bytes when they are unpacked, and
+    what decoding such a tensor takes.
+    """
 
     stack: Stack
     planes: list[PlannedPlane]
+    nbytes: int
     cost: Cost
 
 
@@ -53,7 +56,8 @@ class StackTable:
         if known is None:
             try:
                 stack = fit(self._stages_at(number), spec)
-                known = FittedStack(stack, stored_planes(stack, spec), cost(stack, spec))
+                planes = stored_planes(stack, spec)
+                known = FittedStack(stack, planes, total_bytes(plane.spec for plane in planes), cost(stack, spec))
             except MemoryError as error:
                 raise ArtifactError("its stack does not fit in memory") from error
             if len(self._fitted) >= _KEPT:

@@ -66,7 +66,6 @@ def decode(
     from stackc.cli.terminal import say
     from stackc.companions import is_tokenizer_file
     from stackc.humanise import plural, printable, size_text
-    from stackc.parallel import map_ordered
     from stackc.paths import user_path
 
     file = artifact_path(file)
@@ -82,9 +81,7 @@ def decode(
             progress.task(f"decode {file.name}", artifact.nbytes) as advance,
         ):
             state: dict[str, Tensor] = {}
-            for name, tensor in zip(
-                artifact.specs, map_ordered(artifact.__getitem__, list(artifact.specs)), strict=True
-            ):
+            for name, tensor in zip(artifact.specs, artifact.stream(), strict=True):
                 state[name] = tensor
                 advance(artifact.specs[name].nbytes)
             state |= {other: state[first] for other, first in artifact.ties.items()}
