@@ -14,9 +14,24 @@ from stackc.meter import MemoryMeter
 from stackc.packer import Packer
 from stackc.plan import TensorPlan, address
 from stackc.spec import PlaneSpec
-from stackc.stack import Leaf, Stack, as_planned, encode_plane, is_factor, join, packer_at, replace, stored_planes
+from stackc.stack import (
+    Leaf,
+    SidePlane,
+    Stack,
+    as_planned,
+    decode,
+    encode_plane,
+    is_factor,
+    is_side,
+    join,
+    packer_at,
+    replace,
+    side_planes,
+    stored_planes,
+)
 from stackc.statistics import entropy_bits
 from stackc.transform import Transform, Weighted
+from stackc.zeroed import Zeroed, zeroed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +44,7 @@ if TYPE_CHECKING:
 
 class EncodedTensor(NamedTuple):
     """Result of `encode_tensor`: for every stage the stack with the packers that were chosen, the packed planes and the
-    seconds; order-0 entropies of the planes of the last one.
+    seconds; order-0 entropies of the planes of the last one, and what was turned to zero in side information.
     """
 
     plan: TensorPlan
@@ -37,6 +52,7 @@ class EncodedTensor(NamedTuple):
     stages: tuple[tuple[bytes, ...], ...]
     seconds: tuple[float, ...]
     entropy_bits: Mapping[str, float]
+    zeroed: Sequence[Zeroed]
 
     @property
     def chosen_packers(self) -> dict[int, dict[str, Packer]]:
@@ -68,6 +84,11 @@ class Walker:
         What stages that train have left of the tensors, by stage.
     keep_inputs : bool
         Whether ``inputs`` keeps what every transform was given, by path.
+
+    Attributes
+    ----------
+    zeroed : list of Zeroed
+        What the stages so far have turned to zero in side information.
     """
 
     def __init__(
@@ -82,6 +103,7 @@ class Walker:
     ) -> None:
         self.plan = plan
         self.inputs: dict[str, Tensor] = {}
+        self.zeroed: list[Zeroed] = []
         self._keep_inputs = keep_inputs
         self._healed = {stage: tensors[plan.name] for stage, tensors in (healed or {}).items() if plan.name in tensors}
         self.planes: dict[str, tuple[PlaneSpec, Tensor]] = {"": (plan.spec, x)}
@@ -120,10 +142,29 @@ class Walker:
                 self.inputs[path] = x
             with self.placed(stage, path, config):
                 made = encode_plane(config, x, spec, weights, self._moments.get(path))
-                if is_factor(self.plan.stacks[stage], path):
-                    require_kept(x, config.decode({plane: value for plane, (_, value) in made.items()}, spec))
+                self._watch(stage, path, config, spec, x, {plane: value for plane, (_, value) in made.items()})
             del x
             self._put(stage, path, config, made)
+
+    def _watch(
+        self, stage: int, path: str, config: Transform, spec: PlaneSpec, x: Tensor, planes: Mapping[str, Tensor]
+    ) -> None:
+        """Refuse what a lossy transform does to factors, and note what it turns to zero in other side information."""
+        if path and spec.is_real and not config.lossless:
+            stack = self.plan.stacks[stage]
+            factor = is_factor(stack, path)
+            if factor or is_side(stack, path):
+                after = config.decode(planes, spec)
+                if factor:
+                    require_kept(x, after)
+                else:
+                    self._note(zeroed(stage, path, x, after))
+        for plane, (before, after) in config.narrowed(x, planes).items():
+            self._note(zeroed(stage, join(path, plane), before, after))
+
+    def _note(self, found: Zeroed | None) -> None:
+        if found is not None:
+            self.zeroed.append(found)
 
     def _take(self, stage: int, trained: Hardened) -> None:
         specs = {plane.path: plane.spec for plane in stored_planes(self.plan.stacks[stage], self.plan.spec)}
@@ -132,7 +173,15 @@ class Walker:
             if difference is not None:
                 where = f"stages[{stage}] on {address(self.plan.name, path)}"
                 raise TensorError(f"{where} broke its plan: {difference}; this is a bug in it")
+        before = {path: plane for path, (_, plane) in self.planes.items()}
         self.planes = {path: (spec, trained.planes[path]) for path, spec in specs.items()}
+        if stage:
+            sides = [side_planes(stack, self.plan.spec) for stack in self.plan.stacks[stage - 1 : stage + 1]]
+            for was, now in zip(*sides, strict=True):
+                if now.spec.is_real:
+                    found = zeroed(stage, now.path, _plane(was, before), _plane(now, trained.planes), factor=now.factor)
+                    # Training has seen what zeros in a basis do; a block of zeros is the end of what was there.
+                    self._note(found and found._replace(matters=now.factor))
         if self._keep_inputs:
             self.inputs = dict(trained.inputs)
 
@@ -156,6 +205,7 @@ class Walker:
             fork.planes = {other: held for other, held in self.planes.items() if other != path}
             fork._weights = [dict(known) for known in self._weights]
             fork._moments = dict(self._moments)
+            fork.zeroed = list(self.zeroed)
             fork._put(stage, path, config, planes)
             yield fork
 
@@ -185,6 +235,10 @@ class Walker:
             if path in known:
                 carried = transform.carry(known[path], made)
                 known.update({join(path, plane): w for plane, w in carried.items()})
+
+
+def _plane(side: SidePlane, planes: Mapping[str, Tensor]) -> Tensor:
+    return decode(side.stack, side.spec, lambda path, spec, packer: planes[path], side.path)
 
 
 def is_calibrated(plan: TensorPlan) -> bool:
@@ -251,4 +305,4 @@ def encode_tensor(
         stages.append(tuple(stored))
         seconds.append(time.perf_counter() - begin)
     entropy = {path: entropy_bits(value) for path, (_, value) in walker.planes.items()}
-    return EncodedTensor(plan, tuple(stacks), tuple(stages), tuple(seconds), entropy)
+    return EncodedTensor(plan, tuple(stacks), tuple(stages), tuple(seconds), entropy, walker.zeroed)

@@ -17,6 +17,7 @@ from stackc.plan import Plan, TensorPlan
 from stackc.progress import Progress
 from stackc.registry import find_packer
 from stackc.spec import PlaneSpec
+from stackc.zeroed import Zeroed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,8 @@ class EncodedModel(NamedTuple):
         Peak memory in bytes by stage, as ``str(stage)``.
     packers : dict
         Packers that stages such as ``auto`` chose in their own place, by stage and address of the plane.
+    zeroed : list of Zeroed
+        What stages turned to zero in side information, for every plane where they did.
     """
 
     file_bytes: list[int]
@@ -56,6 +59,7 @@ class EncodedModel(NamedTuple):
     self_contained_bytes: int | None
     peaks: dict[str, int]
     packers: dict[int, dict[str, Packer]]
+    zeroed: list[Zeroed]
 
 
 def encode_model(
@@ -97,6 +101,7 @@ def encode_model(
     entropy: dict[tuple[str, str], float] = {}
     lossless_bytes = 0
     packers: dict[int, dict[str, Packer]] = {}
+    zeroed: list[Zeroed] = []
 
     with ExitStack() as stack:
         meter = stack.enter_context(MemoryMeter())
@@ -126,6 +131,7 @@ def encode_model(
             entropy |= {(encoded.plan.name, path): bits for path, bits in encoded.entropy_bits.items()}
             for stage, writer in enumerate(writers, start=first):
                 writer.add(encoded.plan.names, encoded.plan.spec, encoded.stacks[stage], encoded.stages[stage])
+            zeroed += encoded.zeroed
             for stage, chosen in encoded.chosen_packers.items():
                 packers.setdefault(stage, {}).update(chosen)
             advance(encoded.plan.spec.nbytes)
@@ -139,7 +145,7 @@ def encode_model(
                 writer.add_file(name, content)
         sizes = [writer.finish() for writer in writers]
     return EncodedModel(
-        sizes, seconds, entropy, lossless_bytes, weights_bytes, self_contained_bytes, meter.peaks, packers
+        sizes, seconds, entropy, lossless_bytes, weights_bytes, self_contained_bytes, meter.peaks, packers, zeroed
     )
 
 

@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 _MOST_ERROR = 0.25
 
 
+def floor(scales: Tensor) -> float:
+    """Scales up to here may as well be zero: a block of zeros has the smallest that there is, stretched by a quarter at most.
+
+    Examples
+    --------
+    >>> import torch
+    >>> f"{floor(torch.ones(1)):.3g}"
+    '2.35e-38'
+    """
+    return 2 * torch.finfo(scales.dtype).smallest_normal
+
+
 def require_kept(before: Tensor, after: Tensor) -> None:
     """Refuse scales that a stage turns to zero, or to numbers that have little to do with them.
 
@@ -36,10 +48,8 @@ def require_kept(before: Tensor, after: Tensor) -> None:
         ...
     stackc.errors.TensorError: 1 of 2 scales, down to 1e-09, would become zero, and what they multiply with them; bf16 keeps small numbers, or leave these scales as they are ('on'), or leave the tensor out of the stage that makes them
     """
-    # A block of zeros has the smallest scale that there is, stretched by a quarter at most; it may as well be zero.
-    floor = 2 * torch.finfo(before.dtype).smallest_normal
     wide, kept = before.detach().to(torch.float64), after.detach().to(torch.float64)
-    used = wide.abs() > floor
+    used = wide.abs() > floor(before)
     lost = used & (kept == 0)
     far = used & ((kept - wide).abs() > _MOST_ERROR * wide.abs())
     for some, become in (

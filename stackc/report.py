@@ -18,6 +18,25 @@ from stackc.tasks import Score
 REPORT_VERSION = 1
 
 
+class ZeroedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of one kind of side information that a stage turned to zero.
+
+    Parameters
+    ----------
+    plane : str
+        Path of the planes in the stacks of their tensors, such as ``basis``.
+    zeroed, values : int
+        Numbers that became zero, and those that were not zero before, in the planes where any did.
+    tensors : int
+        Number of these planes: each belongs to a tensor of its own.
+    """
+
+    plane: str
+    zeroed: int
+    values: int
+    tensors: int
+
+
 class StageRow(msgspec.Struct, frozen=True, kw_only=True):
     """What one stage saved and what it cost.
 
@@ -46,7 +65,10 @@ class StageRow(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes : int
         Most resident memory of the process while the stage was encoding.
     caution : str
-        Says if the stage's side information takes more bytes of the file than what it is there for, and what would work.
+        Says if the stage's side information takes more bytes of the file than what it is there for, or if the stage turned
+        so much side information to zero that it matters, and what would work.
+    zeroed : list of ZeroedRow
+        All side information that was not zero before the stage and is now, whether it matters or not.
     """
 
     use: str
@@ -65,6 +87,7 @@ class StageRow(msgspec.Struct, frozen=True, kw_only=True):
     decode_seconds: float
     peak_memory_bytes: int
     caution: str = ""
+    zeroed: list[ZeroedRow] = []
 
 
 class ByteRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -427,6 +427,57 @@ def is_factor(stack: Stack, path: str) -> bool:
     return factor
 
 
+def is_side(stack: Stack, path: str) -> bool:
+    """Whether a plane is side information of a transform, or made of such a plane.
+
+    Examples
+    --------
+    >>> from stackc.registry import find
+    >>> raw = Leaf(find("raw").stage())
+    >>> made = Branch(find("seed").stage(rank=2, center=False), {"basis": raw, "scores": raw})
+    >>> is_side(made, "basis"), is_side(made, "scores"), is_side(made, "")
+    (True, False, False)
+    """
+    for plane in path.split("/") if path else ():
+        if isinstance(stack, Leaf):
+            raise StackcError(f"the stack has no plane {path!r}")
+        if plane in stack.transform.side:
+            return True
+        stack = stack.planes[plane]
+    return False
+
+
+class SidePlane(NamedTuple):
+    """A plane of side information with what it is stored as, and whether it multiplies blocks of others."""
+
+    path: str
+    spec: PlaneSpec
+    stack: Stack
+    factor: bool
+
+
+def side_planes(stack: Stack, spec: PlaneSpec, path: str = "") -> Iterator[SidePlane]:
+    """The planes of side information that the transforms of a tree make, each as one plane, however it is stored.
+
+    Examples
+    --------
+    >>> from stackc.registry import find
+    >>> raw, int8 = Leaf(find("raw").stage()), find("int8").stage()
+    >>> scaled = Branch(int8, {"codes": raw, "scale": Branch(find("cast").stage(to="float16"), {"values": raw})})
+    >>> [(side.path, side.factor) for side in side_planes(scaled, PlaneSpec((3, 5), "float32"))]
+    [('scale', True)]
+    """
+    if isinstance(stack, Leaf):
+        return
+    specs = plan_of(stack.transform, spec)
+    for plane, child in stack.planes.items():
+        below = join(path, plane)
+        if plane in stack.transform.side:
+            yield SidePlane(below, specs[plane], child, plane in stack.transform.factors)
+        else:
+            yield from side_planes(child, specs[plane], below)
+
+
 def describe(stack: Stack) -> str:
     """One line for people: ``prune(values: seed(...), mask: raw)``."""
     if isinstance(stack, Leaf):

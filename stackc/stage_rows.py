@@ -15,7 +15,8 @@ from stackc.judge import Judge
 from stackc.measure import decode_and_compare
 from stackc.plan import Plan, StagePlan
 from stackc.progress import Progress
-from stackc.report import StageRow
+from stackc.report import StageRow, ZeroedRow
+from stackc.zeroed import Zeroed, zero_cautions
 
 if TYPE_CHECKING:
     from stackc.reference import Reference
@@ -59,6 +60,7 @@ def stage_rows(
             for stored in artifact.planes(tensor)
         }
     heavy = cautions(plan, lambda tensor, plane: lengths[tensor.name, plane.path])
+    lost = zero_cautions(plan, encoded.zeroed)
     for last, (path, size) in enumerate(zip(paths, encoded.file_bytes, strict=True), start=first):
         stages = plan.stages if len(paths) == 1 else plan.stages[last : last + 1]
         label = plan.recipe.name if len(stages) > 1 else stages[0].stage.use
@@ -86,7 +88,8 @@ def stage_rows(
                 encode_seconds=sum(encoded.encode_seconds[index] for index in indices),
                 decode_seconds=decoded.seconds,
                 peak_memory_bytes=max((encoded.peaks.get(str(index), 0) for index in indices), default=0),
-                caution="; ".join(heavy[index] for index in indices if index in heavy),
+                caution="; ".join(found[index] for index in indices for found in (heavy, lost) if index in found),
+                zeroed=_zeroed(encoded.zeroed, indices),
             )
         )
         before = size
@@ -96,3 +99,19 @@ def stage_rows(
 def _reasons(stages: Sequence[StagePlan]) -> list[str]:
     counts = Counter(skipped.reason for stage in stages for skipped in stage.skipped)
     return [f"{count} x {reason}" for reason, count in counts.most_common()]
+
+
+def _zeroed(found: Sequence[Zeroed], stages: range) -> list[ZeroedRow]:
+    planes: dict[tuple[int, str], list[Zeroed]] = {}
+    for one in found:
+        if one.stage in stages:
+            planes.setdefault((one.stage, one.path), []).append(one)
+    return [
+        ZeroedRow(
+            plane=path,
+            zeroed=sum(one.zeros for one in several),
+            values=sum(one.values for one in several),
+            tensors=len(several),
+        )
+        for (_, path), several in sorted(planes.items())
+    ]

@@ -133,6 +133,25 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
         made = self.hold(x.detach(), planes)
         return self, made
 
+    def narrowed(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Side information that `encode` rounded so far that some of it may have become zero, by plane; none by default.
+
+        The report counts such zeros, as it does those of later stages.
+
+        Parameters
+        ----------
+        x : Tensor
+            What was encoded.
+        planes : mapping
+            What `encode` made of it.
+
+        Returns
+        -------
+        dict
+            Two tensors of one shape for each: the numbers as they were, and as they are stored.
+        """
+        return {}
+
     def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
         """Which rows of each plane decode to some rows of this one; a value of None stands for all of the plane.
 

@@ -190,6 +190,28 @@ class Codebook(Transform, frozen=True):
         codes = _plane(_codes(self._in_rows(x), book.cpu().numpy())[0], specs["codes"])
         return {"codes": codes.to(x.device), "codebook": book}
 
+    def narrowed(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Entries that are zero in half precision, beside the means of the values that they stand for."""
+        rows = self._in_rows(x)
+        size = _kmeans.grid(tuple(rows.shape), self.dims).size
+        book = self._book(size) if self.shared else planes["codebook"]
+        lost = book == 0
+        if torch.finfo(book.dtype).tiny <= torch.finfo(x.dtype).tiny or not x.numel() or not bool(lost.any()):
+            return {}
+        codes, entries = planes["codes"].reshape(-1).to(torch.int64).numpy(), lost.any(dim=1).numpy()
+        sums, counts = numpy.zeros(tuple(book.shape)), numpy.zeros((len(book), 1))
+        begin = 0
+        for some in _kmeans.points(rows, None, size, _kmeans.Scale(0, True)):
+            named = codes[begin : begin + len(some.values)]
+            begin += len(named)
+            here = entries[named]
+            numpy.add.at(sums, named[here], some.values[here])
+            numpy.add.at(counts, named[here], 1)
+        means = torch.from_numpy(sums / numpy.maximum(counts, 1))
+        # An entry that zero is the best value of, as in a pruned plane, stands for numbers that do not round to it.
+        lost &= means.to(book.dtype) == 0
+        return {"codebook": (torch.where(lost, means, book.to(torch.float64)), book)}
+
     def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
         """Rows of ``codes`` are rows of the plane, unless codes stand for several values of one axis."""
         if planes["codes"].ndim < 2:

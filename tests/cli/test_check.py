@@ -124,3 +124,17 @@ def test_controls_are_planned_and_refused(stackc: Invoke, classifier: Path, revi
     refused = stackc("check", recipe, "--model", classifier, "--control", "no-heal")
     assert refused.exit_code != 0
     assert "leaves out the heal stages, and the recipe has none" in refused.stderr
+
+
+def test_side_information_that_outweighs_what_it_is_for_is_named(
+    stackc: Invoke, classifier: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("stages: [{use: int, bits: 4, granularity: group, group_size: 4}]\n")
+    said = "at fixed width, stages[0] (int) stores more side information (scale: "
+    text = " ".join(stackc("check", path, "--model", classifier).stdout.split())
+    assert said in text
+    assert "or a larger group_size, shares a scale among more values" in text
+    assert json.loads(stackc("check", path, "--model", classifier, "--json").stdout)["stages"][0]["caution"]
+    path.write_text("stages: [{use: int, bits: 4, granularity: group, group_size: 32, on: '*word_embeddings*'}]\n")
+    assert "more side information" not in stackc("check", path, "--model", classifier).stdout

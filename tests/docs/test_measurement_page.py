@@ -24,6 +24,7 @@ from stackc.report import (
     SeedSummary,
     Spread,
     StageRow,
+    ZeroedRow,
 )
 from stackc.tasks import Score
 
@@ -36,7 +37,7 @@ def fields(*kinds: type[msgspec.Struct]) -> set[str]:
     return {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
 
 
-@pytest.mark.parametrize("kind", [StageRow, Score, Report, *TRAINED])
+@pytest.mark.parametrize("kind", [StageRow, ZeroedRow, Score, Report, *TRAINED])
 def test_every_field_is_explained(kind):
     assert fields(kind) - NAMES <= {"stages", "bytes", "reference_score", "file"} & fields(kind)
 
