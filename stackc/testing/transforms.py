@@ -130,6 +130,7 @@ def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str
         "weights": battery.weights,
         "settle": battery.settle,
         "carry": battery.carry,
+        "narrowed": battery.narrowed,
         "wire": battery.wire,
     }
     return [Check(name, body) for name, body in bodies.items()]
@@ -421,6 +422,18 @@ class _Battery(Cases):
                     f"carry gives negative or non-finite weights for {name!r} of {case.name!r}",
                 )
             require(same_bits(weights, kept), f"carry writes to the row weights of {case.name!r}")
+
+    def narrowed(self) -> None:
+        for case in self.cases:
+            transform = settled_on(self.transform, case.x, None)
+            for name, (before, after) in transform.narrowed(case.x, transform.encode(case.x)).items():
+                require(
+                    name in transform.side, f"narrowed names the plane {name!r} of {case.name!r}, which is not in side"
+                )
+                require(
+                    before.shape == after.shape,
+                    f"narrowed gives two shapes for {name!r} of {case.name!r}: {tuple(before.shape)}, {tuple(after.shape)}",
+                )
 
     def wire(self) -> None:
         raw = find("raw").stage

@@ -315,6 +315,16 @@ class CarriesUnknown(Absmax, frozen=True):
         return {"values": weights}
 
 
+class NarrowsPayload(Absmax, frozen=True):
+    def narrowed(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        return {"codes": (x, planes["codes"])}
+
+
+class NarrowsToAnotherShape(Absmax, frozen=True):
+    def narrowed(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        return {"scale": (planes["scale"][None], planes["scale"])}
+
+
 class HoldForgets(KeepRows, frozen=True):
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"values": super().hold(x, planes)["values"]}
@@ -556,6 +566,8 @@ BROKEN = broken(
     (CarriesAllRows(), "carry", "rows"),
     (CarriesNegative(), "carry", "negative"),
     (CarriesUnknown(), "carry", "does not make"),
+    (NarrowsPayload(), "narrowed", "not in side"),
+    (NarrowsToAnotherShape(), "narrowed", "two shapes for 'scale'"),
     (RateIsVector(), "rate", "one number"),
     (RateIsNan(), "rate", "not a number of bits"),
     (RateIsDetached(), "rate", "detached"),
