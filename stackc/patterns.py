@@ -87,12 +87,6 @@ def _compiled(pattern: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str] | No
     alternatives = expand_braces(pattern)
     if sum((1 + alternative.count("/")) * len(alternative) for alternative in alternatives) > _MOST_CHARACTERS:
         raise _too_much(pattern, "can be read in too many ways, as names of tensors may hold slashes too")
-    # A glob that is the name of a tensor, letter for letter, means it: `layers[0].w` is no set of characters to people.
-    literal = pattern.split("/")
-    for cut in range(1, len(literal)):
-        tensor, plane = "/".join(literal[:cut]), "/".join(literal[cut:])
-        compiled.append((re.compile(re.escape(tensor) + r"\Z"), re.compile(fnmatch.translate(plane))))
-    compiled.append((re.compile(re.escape(pattern) + r"\Z"), None))
     for alternative in alternatives:
         parts = alternative.split("/")
         for cut in range(1, len(parts)):
@@ -105,8 +99,8 @@ def _compiled(pattern: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str] | No
 def matches_one(pattern: str, tensor: str, path: str) -> bool:
     """Whether one glob, without ``!``, matches the plane at ``path`` of a tensor.
 
-    The name of a tensor matches that tensor, whatever it is made of. The part behind the slash is held against the whole path and against its last name. Without a slash the glob
-    matches every plane of the tensor.
+    The name of a tensor matches that tensor, whatever it is made of. The part behind the slash is held against the whole
+    path and against its last name. Without a slash the glob matches every plane of the tensor.
 
     Examples
     --------
@@ -118,6 +112,13 @@ def matches_one(pattern: str, tensor: str, path: str) -> bool:
     (True, True)
     """
     name = path.rpartition("/")[2]
+    # A glob that is the name of a tensor, letter for letter, means it: `layers[0].w` is no set of characters to people.
+    if pattern == tensor:
+        return True
+    if path and pattern.startswith(f"{tensor}/"):
+        plane = pattern[len(tensor) + 1 :]
+        if fnmatch.fnmatchcase(path, plane) or fnmatch.fnmatchcase(name, plane):
+            return True
     for tensor_glob, plane_glob in _compiled(pattern):
         if tensor_glob.match(tensor) and (
             plane_glob is None or (path and (plane_glob.match(path) or plane_glob.match(name)))

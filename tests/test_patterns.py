@@ -141,3 +141,6 @@ def test_a_thousand_alternatives_are_no_hardship() -> None:
     glob = f"{{{','.join(names)}}}/{{codes,scale}}"
     assert matches_one(glob, "layer.99.weight", "codes")
     assert len(expand_braces(10 * "{a,b}")) == 1024
+    begin = time.process_time()
+    assert matches_one("{" + ",".join(f"{letter}/" for letter in 200 * "abcde") + "}codes", "a", "codes")
+    assert time.process_time() - begin < 2
