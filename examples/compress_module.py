@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 import stackc
-from stackc.table import byte_table, stage_table
+from stackc.reporting.table import byte_table, stage_table
 
 
 class Tagger(nn.Module):

@@ -10,7 +10,7 @@ import sys
 from rich.console import Console
 
 import stackc
-from stackc.stack import describe
+from stackc.core.stack import describe
 
 
 def main(path: str, name: str | None = None) -> None:

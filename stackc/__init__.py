@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from stackc.api import load as load
     from stackc.api import open as open  # noqa: A004 - the name zarr, gzip and PIL use
     from stackc.artifact.reader import Artifact as Artifact
-    from stackc.repacking import repack as repack
-    from stackc.report import Report as Report
-    from stackc.runner import run as run
+    from stackc.artifact.repacking import repack as repack
+    from stackc.reporting.report import Report as Report
+    from stackc.runs.runner import run as run
 
 __all__ = ["Artifact", "Report", "compress", "load", "open", "repack", "run"]
 
 #: No module of the package may be called like one of these: importing it would put it in the place of the name.
 _HOMES = {
     "Artifact": "stackc.artifact.reader",
-    "Report": "stackc.report",
+    "Report": "stackc.reporting.report",
     "compress": "stackc.api",
     "load": "stackc.api",
     "open": "stackc.api",
-    "repack": "stackc.repacking",
-    "run": "stackc.runner",
+    "repack": "stackc.artifact.repacking",
+    "run": "stackc.runs.runner",
 }
 
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stackc.allocation.settings import targeted
 from stackc.artifact.reader import Artifact
-from stackc.controls.choose import with_controls
-from stackc.errors import OutputError
-from stackc.isolation import isolated
-from stackc.paths import user_path
-from stackc.progress import Progress
 from stackc.recipe.parse import recipe_from
 from stackc.recipe.recipe import Recipe
-from stackc.report import Report
+from stackc.recipe.targets import targeted
+from stackc.reporting.report import Report
+from stackc.runs.controls.choose import with_controls
+from stackc.util.errors import OutputError
+from stackc.util.isolation import isolated
+from stackc.util.paths import user_path
+from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,8 +82,8 @@ def compress(
     >>> artifact["weight"].shape, report.file.bytes == artifact.file_bytes
     (torch.Size([64, 64]), True)
     """
-    from stackc.controls.run import compress_with_controls
-    from stackc.reference import open_reference
+    from stackc.models import open_reference
+    from stackc.runs.controls.run import compress_with_controls
 
     recipe = with_controls(targeted(recipe_from(recipe), target_ratio, target_bytes), controls, seeds)
     if allow_code:

@@ -30,7 +30,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a BERT classifier with its tokenizer."""
-    from stackc.reference.building import quiet_transformers
+    from stackc.models.building import quiet_transformers
 
     with quiet_transformers():
         return tiny_classifier(tmp_path_factory.mktemp("tiny") / "classifier")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stackc.errors import ArtifactError, TensorError
-from stackc.lazy import numpy
-from stackc.packer import Packer
-from stackc.spec import PlaneSpec
+from stackc.core.packer import Packer
+from stackc.core.spec import PlaneSpec
+from stackc.util.errors import ArtifactError, TensorError
+from stackc.util.lazy import numpy
 
-from ._bits import (
+from .shared.bits import (
     alphabet,
     from_offsets,
     has_alphabet,
@@ -20,7 +20,7 @@ from ._bits import (
     unpack_bits,
     unsigned_dtype,
 )
-from ._frequency_table import Table, read_table, write_table
+from .shared.frequency_table import Table, read_table, write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ class Ans(Packer, frozen=True):
     * ``0x20``: the ``raw`` form of the plane follows (see there). Byte 0 is exactly ``0x20``.
     * ``0x40``: every symbol is the same one, which follows as an unsigned little-endian integer in as many bytes as the
       bits of ``hi - lo`` need. Byte 0 is exactly ``0x40``.
-    * ``0x00``: byte 0 begins a frequency table (see `stackc.transforms._frequency_table.read_table`), which gives ``n >= 2``
+    * ``0x00``: byte 0 begins a frequency table (see `stackc.transforms.shared.frequency_table.read_table`), which gives ``n >= 2``
       symbols in ascending order and their integer frequencies ``f``, summing to ``2**20``. The rest is the ANS stack.
 
     *The ANS stack.* With ``c[j]`` the sum of the frequencies before symbol ``j``, and ``c[n] = 2**20``, the coder works with

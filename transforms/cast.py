@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
 
-from stackc.errors import SpecError, TensorError
-from stackc.lazy import torch
-from stackc.planes import limited
-from stackc.registry import Preset
-from stackc.spec import ITEM_BYTES, PlaneSpec
-from stackc.transform import Transform, require_finite
+from stackc.core.planes import limited
+from stackc.core.registry import Preset
+from stackc.core.spec import ITEM_BYTES, PlaneSpec
+from stackc.core.transform import Transform, require_finite
+from stackc.util.errors import SpecError, TensorError
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

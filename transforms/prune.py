@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
 
-from stackc.errors import ArtifactError, SpecError, TensorError
-from stackc.lazy import torch
-from stackc.parallel import one_thread_per_operation
-from stackc.planes import limited
-from stackc.spec import PlaneSpec, as_matrix
-from stackc.transform import Transform, Weighted, require_finite
+from stackc.core.planes import limited
+from stackc.core.spec import PlaneSpec, as_matrix
+from stackc.core.transform import Transform, Weighted, require_finite
+from stackc.util.errors import ArtifactError, SpecError, TensorError
+from stackc.util.lazy import torch
+from stackc.util.parallel import one_thread_per_operation
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from stackc.packer import Packer
-from stackc.planes import from_bytes, to_bytes
-from stackc.spec import PlaneSpec
+from stackc.core.packer import Packer
+from stackc.core.planes import from_bytes, to_bytes
+from stackc.core.spec import PlaneSpec
 
-from ._bits import has_alphabet, pack_integers, require_fit, unpack_integers
+from .shared.bits import has_alphabet, pack_integers, require_fit, unpack_integers
 
 if TYPE_CHECKING:
     from torch import Tensor

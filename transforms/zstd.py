@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 import msgspec
 
-from stackc.errors import ArtifactError
-from stackc.frames import largest_window
-from stackc.lazy import numpy
-from stackc.packer import Packer
-from stackc.planes import from_bytes, to_bytes
-from stackc.spec import PlaneSpec
+from stackc.core.packer import Packer
+from stackc.core.planes import from_bytes, to_bytes
+from stackc.core.spec import PlaneSpec
+from stackc.util.errors import ArtifactError
+from stackc.util.frames import largest_window
+from stackc.util.lazy import numpy
 
-from ._bits import (
+from .shared.bits import (
     alphabet,
     from_offsets,
     has_alphabet,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from stackc.recipe.document import read_document
 from stackc.recipe.overrides import override
 from stackc.recipe.parse import find_recipe, parse_recipe
-from stackc.runner import run
+from stackc.runs.runner import run
 
 #: Ratio that each recipe has to reach.
 RATIOS = {"prune+seed+int8": 25, "prune+seed+int4": 50}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import stackc
-from stackc.reference import Reference
+from stackc.models import Reference
 
 #: The claim's arm and the ablation that it announced: what of the stored part the decoder begins with.
 ARMS = ("PCA and statistics", "PCA only", "statistics only", "neither")

@@ -29,8 +29,8 @@ from assembly import ARMS, initial_weights, store, store_statistics, with_untrai
 from decode_time import Rows, draw, fine_tune, hold_out, read_rows
 from torch import Tensor, nn
 
-from stackc.reference import Reference, open_reference
-from stackc.reference.building import quiet_transformers
+from stackc.models import Reference, open_reference
+from stackc.models.building import quiet_transformers
 from stackc.tasks import Evaluation, Outcome, find_task
 
 HERE = Path(__file__).parent

@@ -26,8 +26,8 @@ from evaluation import Evaluator, split_training
 from machine import describe_machine
 
 from stackc.artifact.reader import Artifact
-from stackc.report import Report
-from stackc.runner import run
+from stackc.reporting.report import Report
+from stackc.runs.runner import run
 
 #: Ratios of the budgets.
 BUDGETS = {"bert-tiny": (25, 45, 80), "minilm": (9, 13, 18)}

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from integer_planes import Plane
 
-from stackc.packer import Packer
-from stackc.registry import find_packer
-from stackc.spec import PlaneSpec
+from stackc.core.packer import Packer
+from stackc.core.registry import find_packer
+from stackc.core.spec import PlaneSpec
 
 
 class Coder(ABC):

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from stackc.healing.holdout import hold_out
-from stackc.judge import prepare_judge
-from stackc.progress import Progress
-from stackc.reference import open_reference
+from stackc.models import open_reference
 from stackc.tasks import find_task
 from stackc.tasks.data import normal_form
+from stackc.tasks.judge import prepare_judge
+from stackc.util.progress import Progress
 
 #: Whole sentences of the training file that settings are chosen on; calibration may see the others.
 HELD_OUT_ROWS = 1000

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from scipy.optimize import minimize
 from scipy.stats import gennorm
 
-from stackc.statistics import entropy_bits
+from stackc.core.entropy import entropy_bits
 
 HERE = Path(__file__).parent
 

@@ -30,7 +30,7 @@ from integer_planes import Plane, planes, small_planes
 from machine import describe_machine
 from safetensors.numpy import load_file
 
-from stackc.statistics import entropy_bits
+from stackc.core.entropy import entropy_bits
 
 HERE = Path(__file__).parent
 #: Planes of more codes are not coded in every form, but in the one that is best on so many codes.

@@ -20,11 +20,11 @@ import torch
 from evaluation import split_training
 from machine import describe_machine
 
-from stackc.allocation.fisher import POOL, fisher_information
-from stackc.allocation.probe import Probe
-from stackc.calibration import calibration_batches, named_weights
-from stackc.reference import open_reference
+from stackc.models import open_reference
+from stackc.planning.allocation.fisher import POOL, fisher_information
+from stackc.planning.allocation.probe import Probe
 from stackc.tasks import find_task
+from stackc.tasks.calibration import calibration_batches, named_weights
 
 #: Draws for the estimate, and held-out rows for the measurement.
 ROWS, HELD_OUT = 512, 640

@@ -27,9 +27,9 @@ import zstandard
 from machine import describe_machine
 from safetensors.numpy import load_file
 
-from stackc.registry import find, find_packer
-from stackc.spec import PlaneSpec
-from stackc.transform import Transform, Weighted
+from stackc.core.registry import find, find_packer
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Transform, Weighted
 
 HERE = Path(__file__).parent
 #: One side: weights of a tensor and its name, to what decoding needs; and back to weights.

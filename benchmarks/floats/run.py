@@ -26,9 +26,9 @@ import zipnn
 import zstandard
 from safetensors import safe_open
 
-from stackc.planes import to_bytes
-from stackc.registry import find
-from stackc.spec import PlaneSpec
+from stackc.core.planes import to_bytes
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
 
 DTYPES = ("float32", "bfloat16", "float16")
 

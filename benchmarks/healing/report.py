@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 from run import HEADLINES, INGREDIENTS, LARGER, Run, folder_of
 
-from stackc.controls.run import summarise_seeds
-from stackc.report import ControlRow, Report, SeedRow, read_report
+from stackc.reporting.report import ControlRow, Report, SeedRow, read_report
+from stackc.runs.controls.run import summarise_seeds
 from stackc.tasks import Score
 
 HERE = Path(__file__).parent

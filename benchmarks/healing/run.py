@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 import stackc
-from stackc.artifact.writer import write_text
 from stackc.cli.progress import showing_progress
-from stackc.controls.run import run_controls
+from stackc.models import open_reference
 from stackc.recipe.document import read_document
 from stackc.recipe.parse import recipe_from
-from stackc.reference import open_reference
-from stackc.report import read_report
+from stackc.reporting.report import read_report
+from stackc.runs.controls.run import run_controls
+from stackc.util.output import write_text
 
 HERE = Path(__file__).parent
 

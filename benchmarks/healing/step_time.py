@@ -15,8 +15,6 @@ from collections.abc import Callable
 
 import torch
 
-from stackc.calibration import named_weights
-from stackc.encode import Walker
 from stackc.healing.batches import Batches
 from stackc.healing.latents import Start, TrainedTensor
 from stackc.healing.memory import keeping_freed_memory
@@ -24,10 +22,12 @@ from stackc.healing.price import Pricing
 from stackc.healing.settings import Heal
 from stackc.healing.student import Student
 from stackc.healing.train import PRICED_EVERY, distillation_loss
-from stackc.plan import plan_recipe
+from stackc.models import open_reference
+from stackc.planning.encode import Walker
+from stackc.planning.plan import plan_recipe
+from stackc.planning.settle import settle
 from stackc.recipe.parse import recipe_from
-from stackc.reference import open_reference
-from stackc.settle import settle
+from stackc.tasks.calibration import named_weights
 
 STAGES = [
     {"use": "prune", "on": "*.word_embeddings.weight", "rows": 0.5},

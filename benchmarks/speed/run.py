@@ -55,7 +55,7 @@ print(json.dumps({
 
 IMPORTS = """
 import json, resource
-import torch, transformers, stackc.pipeline, stackc.statistics
+import torch, transformers, stackc.runs.pipeline, stackc.util.statistics
 print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 """
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 
-from stackc.errors import SpecError, TensorError
-from stackc.lazy import torch
-from stackc.spec import PlaneSpec
-from stackc.transform import Transform, require_finite
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Transform, require_finite
+from stackc.util.errors import SpecError, TensorError
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

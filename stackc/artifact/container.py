@@ -27,8 +27,8 @@ from typing import BinaryIO
 import zstandard
 
 from stackc.artifact.limits import manifest_limit
-from stackc.errors import ArtifactError, OutputError
-from stackc.frames import largest_window
+from stackc.util.errors import ArtifactError, OutputError
+from stackc.util.frames import largest_window
 
 MAGIC = b"\x93STACKC"
 FORMAT_VERSION = 1

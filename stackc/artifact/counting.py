@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stackc.errors import ArtifactError
+from stackc.util.errors import ArtifactError
 
 #: Bytes that follow the first byte of values of fixed size.
 _FIXED = {
@@ -43,7 +43,7 @@ def require_few_items(data: bytes | memoryview, most: int, depth: int) -> None:
     >>> require_few_items(bytes.fromhex("93 01 a26869 80"), most=3, depth=2)
     Traceback (most recent call last):
         ...
-    stackc.errors.ArtifactError: it consists of more than 3 values
+    stackc.util.errors.ArtifactError: it consists of more than 3 values
     """
     view = memoryview(data)
     at, count = 0, 0

@@ -65,7 +65,7 @@ class Budget(NamedTuple):
     planes : int
         Bytes of all planes that the tensors are made from, those in the middle of a stack included.
     work : int
-        Multiplications, as `stackc.stack.cost` counts them.
+        Multiplications, as `stackc.core.stack.cost` counts them.
     """
 
     tensors: int

@@ -17,9 +17,9 @@ from stackc.artifact.limits import (
     MAX_CONFIG_DEPTH,
     MAX_STORED_PLANES,
 )
-from stackc.companions import may_be_bundled
-from stackc.errors import ArtifactError, ModelError
-from stackc.spec import ITEM_BYTES, MAX_AXES, RESERVED_NAME, PlaneSpec
+from stackc.core.spec import ITEM_BYTES, MAX_AXES, RESERVED_NAME, PlaneSpec
+from stackc.models.companions import may_be_bundled
+from stackc.util.errors import ArtifactError, ModelError
 
 #: Position in this list is the number of a dtype in the manifest; append only.
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -70,7 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     config : msgspec.Raw
         Hugging Face configuration of the model, as in its ``config.json``, or nil; see `pack_config` and `unpack_config`.
     stacks : list of msgspec.Raw
-        Table of stacks, as `stackc.stack.to_wire` writes them.
+        Table of stacks, as `stackc.core.stack.to_wire` writes them.
     names : list of str
         Name of each tensor.
     tensors : list of TensorEntry

@@ -17,18 +17,18 @@ from stackc.artifact.container import CheckedPayload, decompress, read_manifest
 from stackc.artifact.limits import Budget
 from stackc.artifact.manifest import KINDS, Manifest, decode_manifest, unpack_config
 from stackc.artifact.stacks import FittedStack, StackTable
-from stackc.companions import GENERATION, LEFT_BEHIND, is_tokenizer_file, read_names, without_code
-from stackc.errors import ArtifactError, DependencyError, SpecError
-from stackc.fingerprint import fingerprint
-from stackc.isolation import isolated
-from stackc.nearest import nearest
-from stackc.packer import Packer
-from stackc.parallel import map_ordered, one_thread_per_operation
-from stackc.paths import require_regular, user_path
-from stackc.planes import byte_view
-from stackc.progress import Progress
-from stackc.spec import PlaneSpec
-from stackc.stack import Cost, PlannedPlane, Stack, decode
+from stackc.core.fingerprint import fingerprint
+from stackc.core.packer import Packer
+from stackc.core.planes import byte_view
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Cost, PlannedPlane, Stack, decode
+from stackc.models.companions import GENERATION, LEFT_BEHIND, is_tokenizer_file, read_names, without_code
+from stackc.util.errors import ArtifactError, DependencyError, SpecError
+from stackc.util.isolation import isolated
+from stackc.util.nearest import nearest
+from stackc.util.parallel import map_ordered, one_thread_per_operation
+from stackc.util.paths import require_regular, user_path
+from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -356,8 +356,8 @@ class Artifact(Mapping[str, "Tensor"]):
         ModelError
             If the file does not say which architecture it is for.
         """
-        from stackc.errors import ModelError
-        from stackc.reference import build_transformers
+        from stackc.models import build_transformers
+        from stackc.util.errors import ModelError
 
         if self.config is None:
             raise ModelError(
@@ -370,7 +370,7 @@ class Artifact(Mapping[str, "Tensor"]):
 
     def tokenizer(self) -> Any | None:
         """The bundled tokenizer, or None."""
-        from stackc.reference import tokenizer_from_files
+        from stackc.models import tokenizer_from_files
 
         files = {name: self.bundled_file(name) for name in self.bundled if is_tokenizer_file(name)}
         with isolated():

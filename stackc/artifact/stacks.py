@@ -9,9 +9,9 @@ import msgspec
 
 from stackc.artifact.counting import require_few_items
 from stackc.artifact.limits import MAX_STACK_DEPTH, MAX_STACK_ITEMS
-from stackc.errors import ArtifactError
-from stackc.spec import PlaneSpec, total_bytes
-from stackc.stack import Cost, PlannedPlane, Stack, Unfitted, cost, fit, stages_of, stored_planes
+from stackc.core.spec import PlaneSpec, total_bytes
+from stackc.core.stack import Cost, PlannedPlane, Stack, Unfitted, cost, fit, stages_of, stored_planes
+from stackc.util.errors import ArtifactError
 
 #: Fitted stacks that are kept: more than models have kinds of tensors, and few enough for a file that has millions.
 _KEPT = 4096

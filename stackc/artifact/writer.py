@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,43 +16,10 @@ import msgspec
 
 from stackc.artifact.container import BlockChecksums, compress, frame_manifest
 from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry, pack_config
-from stackc.errors import OutputError
-from stackc.partial import atomic_file
-from stackc.paths import require_regular
-from stackc.spec import PlaneSpec
-from stackc.stack import Stack, to_wire
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write into a sentence.
-
-    Raises
-    ------
-    OutputError
-        If the disk is full, the folder is read-only or missing.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(
-                f"{path} cannot be written: the disk is full; free some space or choose another --output"
-            ) from error
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another --output") from error
-
-
-def require_replaceable(path: Path) -> None:
-    """Refuse to put a file in the place of a pipe or a device, such as ``/dev/null``.
-
-    Raises
-    ------
-    OutputError
-        If something stands there that is neither file nor folder.
-    """
-    with writing(path):
-        if path.exists():
-            require_regular(path)
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Stack, to_wire
+from stackc.util.output import writing
+from stackc.util.partial import atomic_file
 
 
 class ArtifactWriter:
@@ -160,15 +125,3 @@ class ArtifactWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    with writing(path), atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

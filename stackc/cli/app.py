@@ -24,7 +24,7 @@ from stackc.cli.repack import repack
 from stackc.cli.run import run
 from stackc.cli.schema import schema
 from stackc.cli.verify import verify
-from stackc.paths import readable
+from stackc.util.paths import readable
 
 _HELP = """Compress a neural network by stacking small invertible transforms.
 

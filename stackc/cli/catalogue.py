@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from stackc.errors import DependencyError, SpecError, StackcError
-from stackc.packer import Packer
+from stackc.core.packer import Packer
+from stackc.core.registry import Entry, find, names, shadowed
+from stackc.core.spec import PlaneSpec
+from stackc.core.training import TrainingStage
+from stackc.core.transform import Transform
 from stackc.recipe.schema import Schema, fields_of, summary_of, task_types
-from stackc.registry import Entry, find, names, shadowed
-from stackc.spec import PlaneSpec
-from stackc.training import TrainingStage
-from stackc.transform import Transform
+from stackc.util.errors import DependencyError, SpecError, StackcError
 
 #: Planes that a stage is tried on, to say what it takes.
 _PROBES = {
@@ -97,7 +97,7 @@ def recipes() -> list[ListedRecipe]:
 
 def models() -> list[ListedModel]:
     """The shipped models."""
-    from stackc.reference import DEMO_MODELS
+    from stackc.models import DEMO_MODELS
 
     return [ListedModel(name, _model_summary(name)) for name in DEMO_MODELS]
 
@@ -265,8 +265,8 @@ def _first_comment(text: str) -> str:
 
 
 def _model_summary(name: str) -> str:
-    from stackc.humanise import plural, size_text
-    from stackc.reference import open_reference
+    from stackc.models import open_reference
+    from stackc.util.humanise import plural, size_text
 
     try:
         reference = open_reference(name)

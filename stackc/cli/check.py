@@ -42,14 +42,14 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Plan a recipe and say what every stage will do; reads no weights."""
-    from stackc.allocation.settings import require_target, targeted
     from stackc.cli.planned import checked
     from stackc.cli.terminal import write_json
-    from stackc.controls.choose import require_controls, with_controls
     from stackc.healing.checks import check_heal
-    from stackc.plan import plan_recipe
+    from stackc.planning.plan import plan_recipe
     from stackc.recipe.lock import locked_choices
     from stackc.recipe.model import open_model
+    from stackc.recipe.targets import require_target, targeted
+    from stackc.runs.controls.choose import require_controls, with_controls
     from stackc.tasks import find_task
 
     parsed = targeted(open_recipe(recipe, task, assignments, allow_code=allow_code), target_ratio, target_bytes)
@@ -72,8 +72,8 @@ def check(
 
 def _show(result: CheckedRecipe, verbose: bool) -> None:
     from stackc.cli.terminal import output, say
-    from stackc.humanise import plural, printable, size_text
-    from stackc.table import Names, plain_table
+    from stackc.reporting.table import Names, plain_table
+    from stackc.util.humanise import plural, printable, size_text
 
     console = output()
     say(
@@ -130,7 +130,7 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
 
 def _show_skips(number: int, stage: CheckedStage) -> None:
     from stackc.cli.terminal import output, say
-    from stackc.humanise import plural, printable
+    from stackc.util.humanise import plural, printable
 
     for skips in stage.skipped:
         say(
@@ -141,7 +141,7 @@ def _show_skips(number: int, stage: CheckedStage) -> None:
 
 
 def _listed(names: list[str]) -> str:
-    from stackc.humanise import printable
+    from stackc.util.humanise import printable
 
     shown = ", ".join(map(printable, names[:_SHOWN_PLANES]))
     more = len(names) - _SHOWN_PLANES
@@ -149,7 +149,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _tensors(result: CheckedRecipe) -> Table:
-    from stackc.table import Names, plain_table
+    from stackc.reporting.table import Names, plain_table
 
     table = plain_table()
     for heading in ("tensor", "spec", "stack", "stored planes"):

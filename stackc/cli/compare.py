@@ -54,9 +54,9 @@ def compare(a: Result, b: Result, as_json: JsonOption = False) -> None:
 
 
 def _side(path: Path) -> Side:
-    from stackc.errors import StackcError
-    from stackc.paths import user_path
-    from stackc.runner import ARTIFACT_NAME, REPORT_NAME
+    from stackc.runs.runner import ARTIFACT_NAME, REPORT_NAME
+    from stackc.util.errors import StackcError
+    from stackc.util.paths import user_path
 
     path = user_path(path)
     if path.is_dir():
@@ -70,7 +70,7 @@ def _side(path: Path) -> Side:
 
 
 def _from_report(path: Path, source: str) -> Side:
-    from stackc.report import read_report
+    from stackc.reporting.report import read_report
 
     report = read_report(path)
     return Side(
@@ -90,8 +90,8 @@ def _from_report(path: Path, source: str) -> Side:
 
 
 def _from_artifact(path: Path, source: str) -> Side:
-    from stackc.accounting import byte_rows
     from stackc.artifact.reader import Artifact
+    from stackc.reporting.accounting import byte_rows
 
     with Artifact(path) as artifact:
         return Side(
@@ -124,8 +124,8 @@ def _cautions(a: Side, b: Side) -> list[str]:
 def _table(a: Side, b: Side) -> Table:
     from rich.text import Text
 
-    from stackc.humanise import printable
-    from stackc.table import plain_table
+    from stackc.reporting.table import plain_table
+    from stackc.util.humanise import printable
 
     table = plain_table()
     table.add_column("")
@@ -139,7 +139,7 @@ def _table(a: Side, b: Side) -> Table:
 
 def _rows(a: Side, b: Side) -> list[tuple[str, str, str, str]]:
     """The lines of the table: what, A, B, and how B differs."""
-    from stackc.humanise import percent_text, three_digits
+    from stackc.util.humanise import percent_text, three_digits
 
     rows: list[tuple[str, str, str, str]] = []
 
@@ -175,13 +175,13 @@ def _rows(a: Side, b: Side) -> list[tuple[str, str, str, str]]:
 
 
 def _quotient(a: float | None, b: float | None) -> str:
-    from stackc.humanise import three_digits
+    from stackc.util.humanise import three_digits
 
     return _NOTHING if a is None or b is None or not a else f"x {three_digits(b / a)}"
 
 
 def _difference(a: Score | None, b: Score | None) -> str:
-    from stackc.humanise import metric_text
+    from stackc.util.humanise import metric_text
 
     if a is None or b is None or a.metric != b.metric:
         return _NOTHING
@@ -190,13 +190,13 @@ def _difference(a: Score | None, b: Score | None) -> str:
 
 
 def _metric(score: Score) -> str:
-    from stackc.humanise import metric_text
+    from stackc.util.humanise import metric_text
 
     low, high = (metric_text(score.metric, bound).removesuffix(" %") for bound in (score.low, score.high))
     return f"{metric_text(score.metric, score.value)} [{low}, {high}]"
 
 
 def _retention(score: Score) -> str:
-    from stackc.table import retention_text
+    from stackc.reporting.table import retention_text
 
     return retention_text(score)

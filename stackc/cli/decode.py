@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stackc.cli.verify import ArtifactArgument, artifact_path
-from stackc.nearest import nearest
+from stackc.util.nearest import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,9 +64,9 @@ def decode(
     from stackc.cli.progress import showing_progress
     from stackc.cli.terminal import output as results
     from stackc.cli.terminal import say
-    from stackc.companions import is_tokenizer_file
-    from stackc.humanise import plural, printable, size_text
-    from stackc.paths import user_path
+    from stackc.models.companions import is_tokenizer_file
+    from stackc.util.humanise import plural, printable, size_text
+    from stackc.util.paths import user_path
 
     file = artifact_path(file)
     with Artifact(file) as artifact:
@@ -107,11 +107,11 @@ def _as_folder(to: str | None, output: Path | None, has_config: bool) -> bool:
 
 def _from_folders(tokenizer: Path | None, companions: Path | None) -> dict[str, Path]:
     """Files that the user wants beside the model; they go before those in the file."""
-    from stackc.companions import ADAPTERS
-    from stackc.errors import ModelError
-    from stackc.paths import user_path
-    from stackc.reference.folder_files import folder_files
-    from stackc.reference.tokenizers import tokenizer_files
+    from stackc.models.companions import ADAPTERS
+    from stackc.models.folder_files import folder_files
+    from stackc.models.tokenizers import tokenizer_files
+    from stackc.util.errors import ModelError
+    from stackc.util.paths import user_path
 
     files: dict[str, Path] = {}
     if companions is not None:
@@ -133,8 +133,8 @@ def _from_folders(tokenizer: Path | None, companions: Path | None) -> dict[str, 
 
 def _missing(config: Mapping[str, Any], has_tokenizer: bool, missing: list[str]) -> list[str]:
     """What the decoded folder lacks, and how to get it."""
-    from stackc.companions import ADAPTERS
-    from stackc.humanise import printable
+    from stackc.models.companions import ADAPTERS
+    from stackc.util.humanise import printable
 
     lines = []
     if not has_tokenizer:
@@ -151,9 +151,9 @@ def _missing(config: Mapping[str, Any], has_tokenizer: bool, missing: list[str])
 
 def _check_target(target: Path, as_folder: bool, overwrite: bool, known: set[str]) -> None:
     """Refuse to replace what this command would not have written."""
-    from stackc.artifact.writer import require_replaceable
-    from stackc.errors import OutputError
-    from stackc.partial import recover
+    from stackc.util.errors import OutputError
+    from stackc.util.output import require_replaceable
+    from stackc.util.partial import recover
 
     recover(target)
     require_replaceable(target)
@@ -184,18 +184,18 @@ def _present(target: Path, folders: set[str]) -> list[str]:
 def _write_folder(
     target: Path, config: Mapping[str, Any] | None, state: Mapping[str, Tensor], files: Mapping[str, bytes | Path]
 ) -> None:
-    from stackc.artifact.writer import writing
-    from stackc.reference.saving import fill_folder
-    from stackc.runner import replacing_folder
+    from stackc.models.saving import fill_folder
+    from stackc.runs.runner import replacing_folder
+    from stackc.util.output import writing
 
     with replacing_folder(target) as temporary, writing(target):
         fill_folder(temporary, config, state, files)
 
 
 def _write_file(target: Path, state: Mapping[str, Tensor]) -> None:
-    from stackc.artifact.writer import writing
-    from stackc.partial import atomic_file
-    from stackc.reference.saving import write_weights
+    from stackc.models.saving import write_weights
+    from stackc.util.output import writing
+    from stackc.util.partial import atomic_file
 
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)

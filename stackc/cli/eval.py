@@ -12,8 +12,8 @@ from stackc.cli.options import JsonOption
 if TYPE_CHECKING:
     from torch import nn
 
-    from stackc.progress import Progress
     from stackc.tasks import Evaluation, Outcome, Score
+    from stackc.util.progress import Progress
 
 _COMPARED = (
     "retention",
@@ -60,9 +60,9 @@ def evaluate(
     from stackc.cli.options import open_task
     from stackc.cli.progress import showing_progress
     from stackc.cli.terminal import output, say, write_json
-    from stackc.errors import DataError
-    from stackc.isolation import isolated
-    from stackc.table import score_sentence
+    from stackc.reporting.table import score_sentence
+    from stackc.util.errors import DataError
+    from stackc.util.isolation import isolated
 
     judge = open_task(task)
     judge.check()
@@ -103,7 +103,7 @@ def evaluate(
 
 def _open(name: str) -> _Subject:
     from stackc.artifact.reader import Artifact
-    from stackc.reference import open_reference
+    from stackc.models import open_reference
 
     file = _artifact(name)
     if file is not None:
@@ -119,8 +119,8 @@ def _artifact(name: str) -> Path | None:
     By its name or its first bytes, so that a renamed file and a damaged one are both recognised.
     """
     from stackc.artifact.container import MAGIC
-    from stackc.paths import user_path
-    from stackc.runner import ARTIFACT_NAME
+    from stackc.runs.runner import ARTIFACT_NAME
+    from stackc.util.paths import user_path
 
     path = user_path(name)
     if path.is_dir():
@@ -136,9 +136,9 @@ def _artifact(name: str) -> Path | None:
 
 def _load_tokenizer(source: str) -> Any:
     from stackc.artifact.reader import Artifact
-    from stackc.errors import ModelError
-    from stackc.paths import user_path
-    from stackc.reference import load_tokenizer, open_reference
+    from stackc.models import load_tokenizer, open_reference
+    from stackc.util.errors import ModelError
+    from stackc.util.paths import user_path
 
     path, file = user_path(source), _artifact(source)
     if file is not None:

@@ -11,9 +11,9 @@ from typing import NoReturn, ParamSpec, TextIO, TypeVar
 
 import typer
 
-from stackc.errors import StackcError
-from stackc.humanise import printable
-from stackc.parallel import NO_THREAD
+from stackc.util.errors import StackcError
+from stackc.util.humanise import printable
+from stackc.util.parallel import NO_THREAD
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

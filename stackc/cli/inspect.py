@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from stackc.artifact.reader import Artifact
-    from stackc.report import ByteRow
+    from stackc.reporting.report import ByteRow
 
 _CONFIG_KEYS = ("architectures", "model_type", "hidden_size", "num_hidden_layers", "vocab_size", "num_labels")
 
@@ -62,9 +62,9 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is in a file: its model, its bytes, and the stack of every tensor."""
-    from stackc.accounting import byte_rows
     from stackc.artifact.reader import Artifact
     from stackc.cli.terminal import write_json
+    from stackc.reporting.accounting import byte_rows
 
     file = artifact_path(file)
     with Artifact(file) as artifact:
@@ -87,9 +87,9 @@ def inspect(
 
 
 def _chosen(artifact: Artifact, glob: str | None, others: Mapping[str, list[str]]) -> list[str]:
-    from stackc.errors import StackcError
-    from stackc.nearest import nearest
-    from stackc.patterns import matches
+    from stackc.util.errors import StackcError
+    from stackc.util.nearest import nearest
+    from stackc.util.patterns import matches
 
     if glob is None:
         return list(artifact.specs)
@@ -109,7 +109,7 @@ def _other_names(artifact: Artifact) -> dict[str, list[str]]:
 
 
 def _tensor(artifact: Artifact, name: str, ties: list[str]) -> InspectedTensor:
-    from stackc.stack import describe
+    from stackc.core.stack import describe
 
     planes = [
         InspectedPlane(
@@ -134,8 +134,8 @@ def _tensor(artifact: Artifact, name: str, ties: list[str]) -> InspectedTensor:
 
 def _show(result: Inspected) -> None:
     from stackc.cli.terminal import output, say
-    from stackc.humanise import plural, printable, size_text, three_digits
-    from stackc.table import byte_rows_table
+    from stackc.reporting.table import byte_rows_table
+    from stackc.util.humanise import plural, printable, size_text, three_digits
 
     console = output()
     config = result.config or {}
@@ -162,8 +162,8 @@ def _value(value: object) -> str:
 def _tensor_table(result: Inspected) -> Table:
     from rich.text import Text
 
-    from stackc.humanise import three_digits
-    from stackc.table import Names, plain_table
+    from stackc.reporting.table import Names, plain_table
+    from stackc.util.humanise import three_digits
 
     table = plain_table()
     table.add_column("tensor, its stack, its planes")

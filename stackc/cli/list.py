@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stackc.nearest import nearest
+from stackc.util.nearest import nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,7 @@ def list_installed(
 
 def _overview(section: str) -> Table:
     from stackc.cli import catalogue
-    from stackc.table import plain_table
+    from stackc.reporting.table import plain_table
 
     table = plain_table()
     if section == "stages":
@@ -89,7 +89,7 @@ def _brief(parameter: Parameter) -> str:
 def _detail(console: Console, section: str, name: str) -> None:
     from stackc.cli import catalogue
     from stackc.cli.terminal import say
-    from stackc.errors import StackcError
+    from stackc.util.errors import StackcError
 
     if section == "recipes":
         from stackc.recipe.document import read_recipe
@@ -125,7 +125,7 @@ def _detail(console: Console, section: str, name: str) -> None:
 
 
 def _parameters(parameters: Sequence[Parameter]) -> Table:
-    from stackc.table import plain_table
+    from stackc.reporting.table import plain_table
 
     table = plain_table()
     for heading in ("parameter", "type", "default", "meaning"):

@@ -118,10 +118,10 @@ def task_value(text: str) -> dict[str, Any]:
     >>> task_value("{name: text-classification, data: demo/movie-reviews, limit: 10}")["limit"]
     10
     """
-    from stackc.errors import RecipeError
     from stackc.recipe.document import parse_value
     from stackc.tasks import task_names
     from stackc.tasks.data import kind_of
+    from stackc.util.errors import RecipeError
 
     try:
         value = parse_value(text)

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from stackc.balance import cautions, fixed_width
-from stackc.packer import Packer
-from stackc.plan import Plan, TensorPlan, address, planes_of_stage
-from stackc.spec import PlaneSpec
-from stackc.stack import Leaf, Stack, describe, stored_planes
-from stackc.training import TrainingStage
-from stackc.transform import Transform
+from stackc.core.packer import Packer
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Leaf, Stack, describe, stored_planes
+from stackc.core.training import TrainingStage
+from stackc.core.transform import Transform
+from stackc.planning.balance import cautions, fixed_width
+from stackc.planning.plan import Plan, TensorPlan, address, planes_of_stage
 
 #: How the planes of a stage are called that are whole tensors.
 WHOLE = "tensor"
@@ -98,7 +98,7 @@ def checked(plan: Plan, *, model: str, task: str, notes: Sequence[str] = ()) -> 
     Parameters
     ----------
     plan : Plan
-        Of `stackc.plan.plan_recipe`; settled or not.
+        Of `stackc.planning.plan.plan_recipe`; settled or not.
     model, task : str
         Names to show.
     notes : sequence of str

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stackc.cli.terminal import messages
-from stackc.humanise import percent_text, seconds_text
-from stackc.parallel import can_start_thread
-from stackc.progress import Advance, Progress
+from stackc.util.humanise import percent_text, seconds_text
+from stackc.util.parallel import can_start_thread
+from stackc.util.progress import Advance, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console

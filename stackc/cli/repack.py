@@ -25,12 +25,12 @@ def repack(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Pack every plane again with the packer that makes it smallest; what it decodes to stays the same to the last bit."""
+    from stackc.artifact.repacking import repack as pack_again
     from stackc.cli.progress import showing_progress
     from stackc.cli.terminal import output as results
     from stackc.cli.terminal import say
-    from stackc.humanise import plural
-    from stackc.paths import user_path
-    from stackc.repacking import repack as pack_again
+    from stackc.util.humanise import plural
+    from stackc.util.paths import user_path
 
     file = artifact_path(file)
     target = user_path(output) if output else Path(f"{file.stem}-repacked{file.suffix}")

@@ -21,7 +21,7 @@ from stackc.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from stackc.runner import Run
+    from stackc.runs.runner import Run
 
 
 def run(
@@ -53,7 +53,7 @@ def run(
 ) -> None:
     """Compress a model with a recipe; write the file, a report and a lock."""
     from stackc.cli.progress import showing_progress
-    from stackc.runner import run as run_recipe
+    from stackc.runs.runner import run as run_recipe
 
     parsed = open_recipe(recipe, task, assignments, allow_code=allow_code)
     with showing_progress(quiet=quiet) as progress:
@@ -79,8 +79,8 @@ def run(
 
 def _show(finished: Run) -> None:
     from stackc.cli.terminal import output, say
-    from stackc.runner import LOCK_NAME, REPORT_NAME
-    from stackc.table import LossCurves, byte_table, control_table, stage_table, summary_lines
+    from stackc.reporting.table import LossCurves, byte_table, control_table, stage_table, summary_lines
+    from stackc.runs.runner import LOCK_NAME, REPORT_NAME
 
     console = output()
     console.print(stage_table(finished.report))

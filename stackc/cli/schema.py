@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stackc.cli.terminal import write_json
-from stackc.nearest import nearest
+from stackc.util.nearest import nearest
 
 _KINDS = ("recipe", "report")
 
@@ -28,6 +28,6 @@ def schema(
 
         write_json(recipe_schema())
     else:
-        from stackc.report import report_schema
+        from stackc.reporting.report import report_schema
 
         write_json(report_schema())

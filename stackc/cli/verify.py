@@ -18,9 +18,9 @@ def artifact_path(path: Path) -> Path:
     StackcError
         If it is another folder.
     """
-    from stackc.errors import StackcError
-    from stackc.paths import user_path
-    from stackc.runner import ARTIFACT_NAME
+    from stackc.runs.runner import ARTIFACT_NAME
+    from stackc.util.errors import StackcError
+    from stackc.util.paths import user_path
 
     path = user_path(path)
     if not path.is_dir():
@@ -40,7 +40,7 @@ def verify(
     from stackc.artifact.reader import Artifact
     from stackc.cli.progress import showing_progress
     from stackc.cli.terminal import output, say
-    from stackc.humanise import plural
+    from stackc.util.humanise import plural
 
     file = artifact_path(file)
     with Artifact(file) as artifact, showing_progress(quiet=quiet) as progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from stackc.lazy import numpy
+from stackc.util.lazy import numpy
 
 #: Chance per word that a text goes on as another text does after the same word.
 _CROSSES = 0.1

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from stackc.healing.ragged import Ragged
-from stackc.lazy import numpy, torch
+from stackc.util.lazy import numpy, torch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

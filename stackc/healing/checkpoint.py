@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from stackc.artifact.writer import writing
-from stackc.errors import OutputError
-from stackc.lazy import torch
-from stackc.partial import atomic_file
+from stackc.util.errors import OutputError
+from stackc.util.lazy import torch
+from stackc.util.output import writing
+from stackc.util.partial import atomic_file
 
 #: A killed run loses no more than about so many seconds.
 _INTERVAL_SECONDS = 120.0

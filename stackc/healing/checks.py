@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from stackc.errors import DataError, ModelError, RecipeError
 from stackc.healing.settings import Heal
 from stackc.healing.texts import check_sources
+from stackc.models import names_code, refuse_code
 from stackc.recipe.recipe import Recipe
-from stackc.reference import names_code, refuse_code
+from stackc.util.errors import DataError, ModelError, RecipeError
 
 
 def heal_stages(recipe: Recipe) -> list[int]:

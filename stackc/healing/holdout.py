@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stackc.errors import DataError
 from stackc.tasks.phrases import wholes_of_parts
+from stackc.util.errors import DataError
 
 
 class HeldOut(NamedTuple):

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from stackc.healing.nodes import Bits, Builder, Hardened, Latent, Node, Simulated, Start, Value
-from stackc.lazy import torch
-from stackc.spec import PlaneSpec
-from stackc.stack import Stack, join
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Stack, join
+from stackc.healing.nodes import Bits, Builder, Latent, Node, Simulated, Start, Value
+from stackc.planning.trained import Hardened
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-__all__ = ["Hardened", "Start", "TrainedTensor"]
 
 
 class TrainedTensor:
@@ -35,8 +34,8 @@ class TrainedTensor:
     Examples
     --------
     >>> import torch
-    >>> from stackc.registry import find, find_packer
-    >>> from stackc.stack import Branch, Leaf
+    >>> from stackc.core.registry import find, find_packer
+    >>> from stackc.core.stack import Branch, Leaf
     >>> x, step = torch.tensor([[0.9, -0.4], [2.1, 0.2]]), find("int").stage(step=0.5, bits=4)
     >>> stack = Branch(step, {"codes": Leaf(find_packer("raw")), "scale": Leaf(find_packer("raw"))})
     >>> trained = TrainedTensor(stack, PlaneSpec.of(x), Start(step.encode(x), {"": x}), "planes")

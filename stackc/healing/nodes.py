@@ -12,28 +12,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from stackc.lazy import torch
-from stackc.spec import PlaneSpec
-from stackc.stack import Leaf, Stack, join
-from stackc.transform import Transform
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Leaf, Stack, join
+from stackc.core.transform import Transform
+from stackc.planning.trained import Hardened
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 #: Gives the bits of relaxed codes by the path of their plane.
 Bits = Callable[[str, "Tensor"], "Tensor"]
-
-
-class Hardened(NamedTuple):
-    """What training left of one tensor.
-
-    ``transforms`` are those that training changed, by the path that they split; ``planes`` are those at the leaves;
-    ``inputs`` is what was trained and what simulated stages were given of it, by path, for a later stage that heals again.
-    """
-
-    transforms: dict[str, Transform]
-    planes: dict[str, Tensor]
-    inputs: dict[str, Tensor]
 
 
 class Start(NamedTuple):

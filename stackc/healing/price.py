@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stackc.core.rate import CodeBits
+from stackc.core.stack import join
 from stackc.healing.latents import TrainedTensor
 from stackc.healing.settings import Heal
-from stackc.lazy import torch
-from stackc.rate import CodeBits
-from stackc.stack import join
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from stackc.errors import DataError
-from stackc.lazy import numpy, torch
+from stackc.util.errors import DataError
+from stackc.util.lazy import numpy, torch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

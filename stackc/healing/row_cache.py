@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stackc.healing.ragged import Ragged
-from stackc.lazy import numpy
-from stackc.partial import atomic_file
+from stackc.util.lazy import numpy
+from stackc.util.partial import atomic_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

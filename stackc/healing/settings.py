@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from stackc.humanise import parse_size
-from stackc.training import TrainingStage
+from stackc.core.training import TrainingStage
+from stackc.util.humanise import parse_size
 
 _Positive = Annotated[float, Meta(gt=0)]
 _Weight = Annotated[float, Meta(ge=0)]

@@ -9,38 +9,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stackc.artifact.writer import ArtifactWriter
-from stackc.calibration import named_weights
-from stackc.encode import Walker
-from stackc.errors import ModelError, PlanError
-from stackc.forward import padding_token, require_tokens
+from stackc.core.packer import Packer
+from stackc.core.stack import join, stored_planes, with_transforms
+from stackc.core.transform import Transform
 from stackc.healing.batches import Batches
 from stackc.healing.checkpoint import CheckpointFolder
 from stackc.healing.checks import heal_settings, heal_stages
-from stackc.healing.latents import Hardened, Start, TrainedTensor
+from stackc.healing.latents import TrainedTensor
 from stackc.healing.memory import keeping_freed_memory
+from stackc.healing.nodes import Start
 from stackc.healing.price import Size
 from stackc.healing.settings import Heal
 from stackc.healing.student import Student
+from stackc.healing.summary import HealingSummary
 from stackc.healing.teacher import teacher_logits
 from stackc.healing.texts import TrainingTexts, training_texts
 from stackc.healing.train import Rows, Trained, Training
-from stackc.lazy import torch
-from stackc.packer import Packer
-from stackc.parallel import map_ordered
-from stackc.plan import Choices, Plan, TensorPlan, address
-from stackc.progress import Progress
+from stackc.models import open_reference
+from stackc.models.forward import padding_token, require_tokens
+from stackc.planning.encode import Walker
+from stackc.planning.plan import Choices, Plan, TensorPlan, address
+from stackc.planning.settle import settle
+from stackc.planning.trained import Hardened
 from stackc.recipe.lock import settings_fingerprint, versions
 from stackc.recipe.recipe import Recipe
-from stackc.reference import open_reference
-from stackc.report import HealingSummary
-from stackc.settle import settle
-from stackc.stack import join, stored_planes, with_transforms
-from stackc.transform import Transform
+from stackc.tasks.calibration import named_weights
+from stackc.util.errors import ModelError, PlanError
+from stackc.util.lazy import torch
+from stackc.util.parallel import map_ordered
+from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stackc.reference import Reference
+    from stackc.models import Reference
     from stackc.tasks import Task
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stackc.forward import forward_pass
 from stackc.healing.latents import TrainedTensor
-from stackc.lazy import torch
+from stackc.models.forward import forward_pass
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +27,7 @@ class Student:
     model : torch.nn.Module
         On the device of the training; its own values of what is trained are not used.
     weights : mapping
-        Its parameters by the name of the tensor, as `stackc.calibration.named_weights` finds them.
+        Its parameters by the name of the tensor, as `stackc.tasks.calibration.named_weights` finds them.
     trained : mapping
         Trained tensors by name; those that the model has no parameter for are not used by it.
     """

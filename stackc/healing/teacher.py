@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from stackc.cache import cache_folder
-from stackc.errors import ModelError
-from stackc.forward import forward_pass, padding_token, require_tokens
 from stackc.healing.ragged import Ragged
 from stackc.healing.row_cache import Entries, RowCache, row_key, row_keys
-from stackc.lazy import numpy, torch
-from stackc.progress import Progress
+from stackc.models.forward import forward_pass, padding_token, require_tokens
+from stackc.util.cache import cache_folder
+from stackc.util.errors import ModelError
+from stackc.util.lazy import numpy, torch
+from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from stackc.reference import Reference
+    from stackc.models import Reference
 
 __all__ = ["Labelled", "row_key", "row_keys", "teacher_cache", "teacher_logits"]
 
@@ -56,7 +56,7 @@ def teacher_cache(teacher: Reference, folder: Path | None = None) -> RowCache | 
     teacher : Reference
         Its weights and its config name the file.
     folder : Path, optional
-        Where the file is; the folder ``teacher`` of `stackc.cache.cache_folder` if not given.
+        Where the file is; the folder ``teacher`` of `stackc.util.cache.cache_folder` if not given.
     """
     if folder is None and (kept := cache_folder()) is not None:
         folder = kept / "teacher"
@@ -92,7 +92,7 @@ def teacher_logits(
     progress : Progress
         Told of the rows that are computed.
     cache : Path, optional
-        Folder of the files that logits are kept in; the folder ``teacher`` of `stackc.cache.cache_folder` if not given.
+        Folder of the files that logits are kept in; the folder ``teacher`` of `stackc.util.cache.cache_folder` if not given.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def teacher_logits(
     Examples
     --------
     >>> import tempfile, pathlib
-    >>> from stackc.reference import open_reference
+    >>> from stackc.models import open_reference
     >>> teacher = open_reference("demo/bert-tiny-reviews")
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> found = teacher_logits(teacher, [[101, 2307, 102], [101, 102]], progress=Progress(), cache=folder)

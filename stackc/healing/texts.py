@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from stackc.calibration import spread
-from stackc.errors import DataError
 from stackc.healing.augment import recombined
 from stackc.healing.holdout import hold_out
+from stackc.tasks.calibration import spread
 from stackc.tasks.data import check_texts, normal_form, read_texts
 from stackc.tasks.task import Task
+from stackc.util.errors import DataError
 
 #: Name of the first source, and of what is made from it.
 TASK_ROWS, RECOMBINED = "training rows of the task", "training rows recombined"
@@ -92,7 +92,7 @@ def check_sources(data: Sequence[str]) -> None:
     >>> check_sources(["sentences.docx"])
     Traceback (most recent call last):
         ...
-    stackc.errors.DataError: there is no file 'sentences.docx'; accepted is a .txt, .csv, .tsv, .json, .jsonl or .parquet \
+    stackc.util.errors.DataError: there is no file 'sentences.docx'; accepted is a .txt, .csv, .tsv, .json, .jsonl or .parquet \
 file, or demo/imdb-sentences
     """
     for name in data:

@@ -1,0 +1,1 @@
+"""Recipes: YAML with lines, validation, overrides, the lock file, the JSON Schema."""

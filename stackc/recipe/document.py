@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from stackc.errors import RecipeError
-from stackc.paths import readable, require_regular
+from stackc.util.errors import RecipeError
+from stackc.util.paths import readable, require_regular
 
 Path_ = tuple[str | int, ...]
 

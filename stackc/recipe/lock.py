@@ -12,14 +12,14 @@ from typing import Any, cast
 
 import msgspec
 
-from stackc.errors import ModelError, RecipeError
-from stackc.packer import Packer
-from stackc.paths import readable, user_path
+from stackc.core.packer import Packer
+from stackc.core.registry import find
+from stackc.core.training import TrainingStage
+from stackc.core.transform import Transform, config_fields
 from stackc.recipe.document import dump_document
 from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
-from stackc.registry import find
-from stackc.training import TrainingStage
-from stackc.transform import Transform, config_fields
+from stackc.util.errors import ModelError, RecipeError
+from stackc.util.paths import readable, user_path
 
 #: Packages whose version can change a result.
 _PACKAGES = ("stackc", "torch", "numpy", "zstandard", "constriction", "numba", "transformers", "accelerate")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stackc.errors import RecipeError
+from stackc.models import Reference, open_reference
 from stackc.recipe.recipe import Recipe
-from stackc.reference import Reference, open_reference
+from stackc.util.errors import RecipeError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from stackc.errors import RecipeError
-from stackc.nearest import nearest
 from stackc.recipe.document import Document, Path_, parse_value, render_path
+from stackc.util.errors import RecipeError
+from stackc.util.nearest import nearest
 
 _PART = re.compile(r"([A-Za-z_][\w-]*)|\[(-?\d+)\]")
 

@@ -9,17 +9,17 @@ from typing import Any, cast
 
 import msgspec
 
-from stackc.allocation.settings import AllocateSettings
-from stackc.controls import CONTROL_NAMES, ControlName, SeedCount
-from stackc.errors import DependencyError, RecipeError
-from stackc.nearest import nearest
-from stackc.packer import Packer
-from stackc.paths import user_path
-from stackc.patterns import check_glob
+from stackc.core.packer import Packer
+from stackc.core.registry import find
+from stackc.core.training import TrainingStage
+from stackc.recipe.allocation import AllocateSettings
+from stackc.recipe.controls import CONTROL_NAMES, ControlName, SeedCount
 from stackc.recipe.document import Document, Path_, read_document
-from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
-from stackc.registry import find
-from stackc.training import TrainingStage
+from stackc.recipe.recipe import BUNDLES, RECIPE_FORMAT, CalibrationSettings, Lock, Recipe, Stage
+from stackc.util.errors import DependencyError, RecipeError
+from stackc.util.nearest import nearest
+from stackc.util.paths import user_path
+from stackc.util.patterns import check_glob
 
 #: Keys of a stage that belong to the framework; all others are fields of the stage's class.
 STAGE_KEYS = ("use", "on", "allow_empty", "weights")
@@ -36,7 +36,6 @@ RECIPE_KEYS = (
     "stages",
     "lock",
 )
-BUNDLES = ("tokenizer",)
 
 
 def load_recipe(source: str | Path) -> Recipe:
@@ -114,7 +113,7 @@ def parse_recipe(document: Document) -> Recipe:
     >>> parse_recipe(parse_document("stages: [{use: int, bitz: 4}]", "r.yaml"))
     Traceback (most recent call last):
         ...
-    stackc.errors.RecipeError: stages[0].bitz (line 1 of r.yaml): int has no field 'bitz', did you mean 'bits'?
+    stackc.util.errors.RecipeError: stages[0].bitz (line 1 of r.yaml): int has no field 'bitz', did you mean 'bits'?
     """
     value = document.value
     if not isinstance(value, dict):
@@ -250,7 +249,7 @@ def _parse_task(document: Document, value: Any) -> dict[str, Any]:
     except (RecipeError, DependencyError) as error:
         raise type(error)(f"{document.where(('task', 'name'))}: {error}") from error
     except msgspec.ValidationError as error:
-        from stackc.recipe.schema import task_types  # which loads all tasks, and imports this module
+        from stackc.recipe.schema import task_types  # which loads all tasks
 
         raise _translated(document, ("task",), error, task_types()[value["name"]]) from error
     return dict(value)

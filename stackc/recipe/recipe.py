@@ -6,15 +6,18 @@ from typing import Annotated, Any
 
 import msgspec
 
-from stackc.allocation.settings import AllocateSettings
-from stackc.calibration import DEFAULT_ROWS
-from stackc.controls import ControlName
-from stackc.packer import Packer
-from stackc.registry import find
-from stackc.training import TrainingStage
-from stackc.transform import Transform
+from stackc.core.packer import Packer
+from stackc.core.registry import find
+from stackc.core.training import TrainingStage
+from stackc.core.transform import Transform
+from stackc.recipe.allocation import AllocateSettings
+from stackc.recipe.controls import ControlName
+from stackc.tasks.calibration import DEFAULT_ROWS
 
 RECIPE_FORMAT = 1
+
+#: What the key ``bundle`` may name.
+BUNDLES = ("tokenizer",)
 
 
 class Stage(msgspec.Struct, frozen=True):

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stackc.allocation.settings import AllocateSettings
-from stackc.controls import CONTROL_NAMES
-from stackc.errors import DependencyError, StackcError
-from stackc.recipe.parse import BUNDLES
-from stackc.recipe.recipe import RECIPE_FORMAT, CalibrationSettings, Lock
-from stackc.registry import find, names
+from stackc.core.registry import find, names
+from stackc.recipe.allocation import AllocateSettings
+from stackc.recipe.controls import CONTROL_NAMES
+from stackc.recipe.recipe import BUNDLES, RECIPE_FORMAT, CalibrationSettings, Lock
 from stackc.tasks import Task, find_task, task_names
+from stackc.util.errors import DependencyError, StackcError
 
 Schema = dict[str, Any]
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from stackc.errors import DependencyError, RecipeError
-from stackc.nearest import nearest
 from stackc.tasks.task import Comparison, Evaluation, Outcome, Progress, Score, Task
+from stackc.util.errors import DependencyError, RecipeError
+from stackc.util.nearest import nearest
 
 __all__ = ["Comparison", "Evaluation", "Outcome", "Progress", "Score", "Task", "find_task", "task_names"]
 
@@ -63,7 +63,7 @@ def find_task(value: str | Mapping[str, Any]) -> Task:
     >>> find_task("text-clasification")
     Traceback (most recent call last):
         ...
-    stackc.errors.RecipeError: unknown task 'text-clasification', did you mean 'text-classification'? Installed are none, text-classification
+    stackc.util.errors.RecipeError: unknown task 'text-clasification', did you mean 'text-classification'? Installed are none, text-classification
     """
     fields = {"name": value} if isinstance(value, str) else dict(value)
     points = _points()

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stackc import statistics
-from stackc.errors import DataError, ModelError
-from stackc.forward import as_fed, forward_pass, require_fit
-from stackc.lazy import torch
+from stackc.models.forward import as_fed, forward_pass, require_fit
 from stackc.tasks.task import Comparison, Evaluation, Outcome, Progress, Score
+from stackc.util import statistics
+from stackc.util.errors import DataError, ModelError
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -147,7 +147,7 @@ class ClassificationEvaluation(Evaluation):
         )
 
     def compare(self, outcome: Outcome, other: Outcome) -> Comparison:
-        """Difference of two accuracies with Tango's score interval and the exact test; see `stackc.statistics`.
+        """Difference of two accuracies with Tango's score interval and the exact test; see `stackc.util.statistics`.
 
         Raises
         ------

@@ -12,9 +12,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from stackc.errors import DataError
-from stackc.nearest import nearest
 from stackc.tasks.data.table import Label, integer
+from stackc.util.errors import DataError
+from stackc.util.nearest import nearest
 
 #: What a recipe can say about labels: how to read them, or the number or name of the class for each of them.
 Reading = Literal["names", "numbers"] | Mapping[str, int | str]
@@ -90,7 +90,7 @@ def class_numbers(
     >>> class_numbers(labels[:2], "row {}".format, stars)
     Traceback (most recent call last):
         ...
-    stackc.errors.DataError: row 0: the label '1' is the name of class 0 of the model and the number of class 1, which it \
+    stackc.util.errors.DataError: row 0: the label '1' is the name of class 0 of the model and the number of class 1, which it \
 calls '2'; say in the recipe which it is, with 'labels: names', 'labels: numbers', or the class of every label as in \
 'labels: {"1": 0}'
     """

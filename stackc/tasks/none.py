@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stackc.errors import DataError
 from stackc.tasks.task import Evaluation, Task
+from stackc.util.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from stackc.errors import DataError
-from stackc.lazy import torch
-from stackc.planes import from_bytes, to_bytes
-from stackc.spec import PlaneSpec
-from stackc.transform import StageMeta
+from stackc.core.planes import from_bytes, to_bytes
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import StageMeta
+from stackc.util.errors import DataError
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from stackc.calibration import spread
-from stackc.errors import DataError
-from stackc.lazy import torch
-from stackc.paths import user_path
 from stackc.tasks import data as sources
+from stackc.tasks.calibration import spread
 from stackc.tasks.classification import Batch, ClassificationEvaluation, require_head
 from stackc.tasks.labels import class_numbers
 from stackc.tasks.phrases import whole_texts
 from stackc.tasks.task import Task
+from stackc.util.errors import DataError
+from stackc.util.lazy import torch
+from stackc.util.paths import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -283,7 +283,7 @@ class TextClassification(Task, frozen=True):
     def _batches(self, texts: list[str], ids: list[list[int]], tokenizer: Any) -> Iterator[Batch]:
         """Batches of texts of about the same length, so that little is spent on padding; longest first."""
         order = sorted(range(len(texts)), key=lambda row: -len(ids[row]))
-        # What the model makes of padding is a matter of `stackc.forward.as_fed`.
+        # What the model makes of padding is a matter of `stackc.models.forward.as_fed`.
         size = self.batch_size if tokenizer.pad_token is not None else 1
         for start in range(0, len(order), size):
             rows = order[start : start + size]

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Transform, Weighted
 from stackc.testing.check import require
 from stackc.testing.planes import standard_planes
-from stackc.transform import Transform, Weighted
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stackc.errors import SpecError
-from stackc.packer import Packer
-from stackc.spec import PlaneSpec
+from stackc.core.packer import Packer
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Transform, Weighted
 from stackc.testing.check import require
-from stackc.transform import Transform, Weighted
+from stackc.util.errors import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +73,8 @@ def encode_elsewhere(stage: Transform | Packer, planes: dict[str, tuple[PlaneSpe
     AssertionError
         If the class is not importable or the process fails.
     """
-    from stackc.lazy import torch
-    from stackc.planes import to_bytes
+    from stackc.core.planes import to_bytes
+    from stackc.util.lazy import torch
 
     kind = type(stage)
     require(
@@ -111,7 +111,7 @@ def encode_elsewhere(stage: Transform | Packer, planes: dict[str, tuple[PlaneSpe
 
 def digest(stage: Transform | Packer, spec: PlaneSpec, x: Tensor) -> str:
     """SHA-256 of what the stage makes of a plane: names, specs and bits; an unsettled transform is settled on it."""
-    from stackc.planes import to_bytes
+    from stackc.core.planes import to_bytes
 
     digest = hashlib.sha256()
     if isinstance(stage, Packer):
@@ -142,8 +142,8 @@ def main() -> None:
             stage.plan(PlaneSpec((), "int64"))
     loaded: list[str] = [module for module in ("torch", "numpy") if module in sys.modules]
 
-    from stackc.lazy import torch
-    from stackc.planes import from_bytes
+    from stackc.core.planes import from_bytes
+    from stackc.util.lazy import torch
 
     torch.set_num_threads(request.threads)
     digests = {sent.name: digest(stage, sent.spec, from_bytes(sent.data, sent.spec)) for sent in request.planes}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from stackc.packer import Packer
+from stackc.core.packer import Packer
+from stackc.core.transform import Transform
 from stackc.testing.check import require, said
-from stackc.transform import Transform
 
 
 def check_config(stage: Transform | Packer) -> None:

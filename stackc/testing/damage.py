@@ -7,9 +7,9 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 
-from stackc.errors import ArtifactError
 from stackc.testing.check import require, require_sentence, said
 from stackc.testing.planes import random_words
+from stackc.util.errors import ArtifactError
 
 _MEBIBYTE = 1 << 20
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stackc.errors import ArtifactError, OutputError
-from stackc.lazy import torch
-from stackc.packer import Packer
-from stackc.planes import from_bytes, to_bytes
-from stackc.registry import find_format
-from stackc.spec import PlaneSpec
+from stackc.core.packer import Packer
+from stackc.core.planes import from_bytes, to_bytes
+from stackc.core.registry import find_format
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Transform, Weighted
 from stackc.testing.check import require
 from stackc.testing.planes import same_bits
-from stackc.transform import Transform, Weighted
+from stackc.util.errors import ArtifactError, OutputError
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from stackc.errors import StackcError
-from stackc.lazy import numpy, torch
-from stackc.packer import Packer
-from stackc.spec import ITEM_BYTES, PlaneSpec, integer_range
-from stackc.stack import Leaf, from_wire, to_wire
+from stackc.core.packer import Packer
+from stackc.core.spec import ITEM_BYTES, PlaneSpec, integer_range
+from stackc.core.stack import Leaf, from_wire, to_wire
 from stackc.testing.check import Check, require, require_sentence, require_work, said
 from stackc.testing.child import Answer, digest, encode_elsewhere
 from stackc.testing.config import check_config
 from stackc.testing.damage import Guard, damaged
 from stackc.testing.planes import bell, random_bits, random_integers, random_words, same_bits
+from stackc.util.errors import StackcError
+from stackc.util.lazy import numpy, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -263,7 +263,7 @@ class _Battery:
     def planning(self) -> None:
         require(
             not self.answer.loaded,
-            f"asking {self.packer!r} for its refusal loads {' and '.join(self.answer.loaded)}; import them from stackc.lazy, "
+            f"asking {self.packer!r} for its refusal loads {' and '.join(self.answer.loaded)}; import them from stackc.util.lazy, "
             "and other heavy packages in the functions that use them",
         )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from stackc.lazy import numpy, torch
-from stackc.planes import from_bytes, to_bytes
-from stackc.spec import PlaneSpec, integer_range
+from stackc.core.planes import from_bytes, to_bytes
+from stackc.core.spec import PlaneSpec, integer_range
+from stackc.util.lazy import numpy, torch
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stackc.errors import DependencyError
-from stackc.planes import from_bytes
-from stackc.spec import ITEM_BYTES, PlaneSpec, integer_range
+from stackc.core.planes import from_bytes
+from stackc.core.spec import ITEM_BYTES, PlaneSpec, integer_range
 from stackc.testing.packers import Plane
 from stackc.testing.planes import random_bits, random_integers
+from stackc.util.errors import DependencyError
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -90,7 +90,7 @@ def planes(specs: SearchStrategy[PlaneSpec] | None = None) -> SearchStrategy[Pla
 def _small(draw: Any, st: Any, spec: PlaneSpec) -> Tensor:
     if spec.is_real:
         return from_bytes(draw(st.binary(min_size=spec.nbytes, max_size=spec.nbytes)), spec)
-    from stackc.lazy import torch
+    from stackc.util.lazy import torch
 
     lo, hi = integer_range(spec.dtype) if spec.lo is None or spec.hi is None else (spec.lo, spec.hi)
     values = draw(st.lists(st.integers(lo, hi), min_size=spec.numel, max_size=spec.numel))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stackc.lazy import torch
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
 from stackc.testing.cases import Case, Cases
 from stackc.testing.check import require
 from stackc.testing.planes import EXTREME_PLANES, same_bits
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stackc.errors import SpecError, StackcError, TensorError
-from stackc.lazy import numpy, torch
-from stackc.planes import to_bytes
-from stackc.registry import find
-from stackc.spec import PlaneSpec
-from stackc.stack import Branch, Leaf, decode, from_wire, to_wire
+from stackc.core.planes import to_bytes
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Branch, Leaf, decode, from_wire, to_wire
+from stackc.core.transform import Transform, Weighted
 from stackc.testing.cases import Cases, LazyPlanes, settled_on
 from stackc.testing.check import Check, require, require_sentence, require_work, said
 from stackc.testing.child import Answer, digest, encode_elsewhere
@@ -28,7 +27,8 @@ from stackc.testing.planes import (
     same_bits,
 )
 from stackc.testing.training import TrainingChecks
-from stackc.transform import Transform, Weighted
+from stackc.util.errors import SpecError, StackcError, TensorError
+from stackc.util.lazy import numpy, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,7 +165,7 @@ class _Battery(Cases):
     def planning(self) -> None:
         require(
             not self.answer.loaded,
-            f"planning with {self.transform!r} loads {' and '.join(self.answer.loaded)}; import them from stackc.lazy, and "
+            f"planning with {self.transform!r} loads {' and '.join(self.answer.loaded)}; import them from stackc.util.lazy, and "
             "other heavy packages in the functions that use them",
         )
 
@@ -282,7 +282,7 @@ class _Battery(Cases):
                 raise AssertionError(
                     f"encode of a plane with {name} should raise TensorError, not {said(error)}"
                 ) from error
-            raise AssertionError(f"encode takes a plane with {name}; call stackc.transform.require_finite")
+            raise AssertionError(f"encode takes a plane with {name}; call stackc.core.transform.require_finite")
 
     def repeatable(self) -> None:
         with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,7 @@ import torch
 
 import stackc
 from stackc.artifact.reader import Artifact
-from stackc.planes import to_bytes
+from stackc.core.planes import to_bytes
 from stackc.transforms.seed import Seed
 from tests.helpers.crafted import write_artifact
 
@@ -62,7 +62,7 @@ def test_the_checksum_of_a_file_without_loss_is_the_fingerprint_of_its_model(tmp
     model = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.BatchNorm1d(3))
     artifact, _ = stackc.compress(model, {"stages": ["floats", "zstd"]}, tmp_path / "model.stackc")
     with artifact:
-        assert artifact.checksum() == stackc.reference.open_reference(model).fingerprint()
+        assert artifact.checksum() == stackc.models.open_reference(model).fingerprint()
 
 
 def test_one_bit_of_one_tensor_changes_the_checksum(tmp_path: Path) -> None:

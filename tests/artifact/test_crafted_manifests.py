@@ -19,13 +19,13 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stackc.accounting import byte_rows
 from stackc.artifact import container
 from stackc.artifact.container import frame_manifest
 from stackc.artifact.reader import Artifact
-from stackc.errors import ArtifactError, DependencyError
-from stackc.meter import resident_bytes
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
+from stackc.reporting.accounting import byte_rows
+from stackc.util.errors import ArtifactError, DependencyError
+from stackc.util.peak_memory import resident_bytes
 from tests.artifact.test_damage import read_everything
 from tests.helpers.crafted import parts, rebuild, rewritten, write_artifact
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from stackc.artifact.container import BLOCK_BYTES, HEADER_BYTES, MAGIC
 from stackc.artifact.reader import Artifact
-from stackc.errors import ArtifactError
-from stackc.planes import to_bytes
+from stackc.core.planes import to_bytes
+from stackc.util.errors import ArtifactError
 from tests.helpers.crafted import write_artifact
 
 

@@ -16,7 +16,7 @@ import torch
 from stackc.artifact.container import HEADER_BYTES
 from stackc.artifact.limits import FREE_BYTES, MAX_EXPANSION, Budget
 from stackc.artifact.reader import Artifact
-from stackc.errors import ArtifactError, OutputError
+from stackc.util.errors import ArtifactError, OutputError
 from tests.artifact.hostile_files import HOSTILE_FILES, RAW, ZERO_PLANES, ZEROS, HostileFile, crafted, stored
 from tests.helpers.crafted import write_artifact
 from tests.helpers.limited import Outcome, read_limited

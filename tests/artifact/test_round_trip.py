@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from stackc.accounting import byte_rows
 from stackc.artifact import container
 from stackc.artifact.reader import Artifact
-from stackc.errors import ArtifactError, ModelError, OutputError
-from stackc.planes import to_bytes
-from stackc.spec import PlaneSpec
+from stackc.core.planes import to_bytes
+from stackc.core.spec import PlaneSpec
+from stackc.reporting.accounting import byte_rows
+from stackc.util.errors import ArtifactError, ModelError, OutputError
 from tests.artifact.conftest import BUNDLE, CONFIG
 from tests.helpers.crafted import pack, parts, rebuild, stack_of, write_artifact
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import stackc
-from stackc.reference import open_reference
-from stackc.statistics import wilson_interval
+from stackc.models import open_reference
+from stackc.util.statistics import wilson_interval
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "claim"
 MODULES = ("assembly", "decode_time", "claim_table")

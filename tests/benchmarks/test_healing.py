@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stackc.report import read_report
+from stackc.reporting.report import read_report
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "healing"
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stackc.cli import app
-from stackc.reference.building import quiet_transformers
+from stackc.models.building import quiet_transformers
 from tests.helpers.tiny import tiny_classifier, tiny_reviews
 
 Invoke = Callable[..., Result]

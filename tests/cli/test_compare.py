@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stackc.report import read_report
+from stackc.reporting.report import read_report
 from tests.cli.conftest import Invoke
 
 

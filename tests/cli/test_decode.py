@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import stackc as library
-from stackc.reference.building import quiet_transformers
+from stackc.models.building import quiet_transformers
 from tests.cli.conftest import Invoke
 from tests.helpers.crafted import write_artifact
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stackc.report import read_report
+from stackc.reporting.report import read_report
 from tests.cli.conftest import Invoke
 from tests.helpers.tiny import VOCABULARY, tiny_classifier
 
@@ -89,7 +89,7 @@ def test_the_folder_of_a_run_is_its_file(stackc: Invoke, artifact: Path, classif
 def test_a_model_without_a_classification_head_is_told_so(stackc: Invoke, tmp_path: Path, reviews: Path) -> None:
     import transformers
 
-    from stackc.reference.building import quiet_transformers
+    from stackc.models.building import quiet_transformers
 
     named = tmp_path / "named.tsv"
     named.write_text(reviews.read_text().replace("\t1\n", "\tpositive\n").replace("\t0\n", "\tnegative\n"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import stackc as library
-from stackc.errors import ModelError
+from stackc.util.errors import ModelError
 from tests.cli.conftest import Invoke
 
 
@@ -128,7 +128,7 @@ def test_termination_removes_temporary_folders(classifier: Path, tmp_path: Path)
         "        super().__init__()\n"
         "        self.weight = torch.nn.Parameter(torch.zeros(4, 4))\n"
         "def make():\n"
-        "    from stackc.reference import module\n"
+        "    from stackc.models import module\n"
         "    def wait(*_):\n"
         "        pathlib.Path('started').touch()\n"
         "        time.sleep(60)\n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stackc.cli import catalogue
+from stackc.core.registry import names
 from stackc.recipe.parse import load_recipe, shipped_recipes
-from stackc.registry import names
 from tests.cli.conftest import Invoke
 
 
@@ -83,7 +83,7 @@ def test_a_stage_that_does_not_import_is_listed_with_the_reason(
 ) -> None:
     from importlib.metadata import EntryPoint
 
-    from stackc import registry
+    from stackc.core import registry
 
     broken = EntryPoint("broken", "no_such_package:Stage", "stackc.transforms")
     points = {**registry._points(), "broken": broken}

@@ -16,8 +16,8 @@ from types import FrameType
 import pytest
 
 import stackc as library
-from stackc.errors import StackcError
-from stackc.paths import user_path
+from stackc.util.errors import StackcError
+from stackc.util.paths import user_path
 from tests.cli.conftest import Invoke
 from tests.helpers.models import weights_file
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import stackc as package
-from stackc.errors import ArtifactError, OutputError, StackcError
-from stackc.packer import Packer
-from stackc.registry import find_packer
-from stackc.spec import PlaneSpec
+from stackc.core.packer import Packer
+from stackc.core.registry import find_packer
+from stackc.core.spec import PlaneSpec
 from stackc.testing.planes import same_bits
+from stackc.util.errors import ArtifactError, OutputError, StackcError
 from tests.cli.conftest import Invoke
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from stackc.report import read_report
+from stackc.reporting.report import read_report
 from tests.cli.conftest import Invoke
 
 SMALL = "stages: [int8, zstd]\n"

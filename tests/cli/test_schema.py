@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from stackc.errors import StackcError
+from stackc.core.registry import names
 from stackc.recipe.document import Document, parse_document, read_document
 from stackc.recipe.parse import RECIPE_KEYS, STAGE_KEYS, parse_recipe, shipped_recipes
 from stackc.recipe.schema import FRAMEWORK_KEYS, recipe_schema
-from stackc.registry import names
+from stackc.util.errors import StackcError
 from tests.cli.conftest import Invoke
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from stackc.humanise import fold_names, name_pieces, printable, size_text, three_digits
-from stackc.report import ByteRow, FileSummary, ModelSummary, Report, StageRow
-from stackc.table import byte_table, stage_table, summary_lines
+from stackc.reporting.report import ByteRow, FileSummary, ModelSummary, Report, StageRow
+from stackc.reporting.table import byte_table, stage_table, summary_lines
 from stackc.tasks import Score
+from stackc.util.humanise import fold_names, name_pieces, printable, size_text, three_digits
 
 
 def score(value: float, **fields: Any) -> Score:

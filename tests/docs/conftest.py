@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stackc import registry
+from stackc.core import registry
 
 HADAMARD = Path(__file__).parents[2] / "examples/hadamard"
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import stackc
-from stackc import registry
-from stackc.errors import StackcError
-from stackc.registry import find, names
+from stackc.core import registry
+from stackc.core.registry import find, names
 from stackc.testing import check_frozen, standard_planes, write_frozen
+from stackc.util.errors import StackcError
 from tests.docs.conftest import HADAMARD
 
 PAGE = (Path(__file__).parents[2] / "docs/write-a-transform.md").read_text(encoding="utf-8")

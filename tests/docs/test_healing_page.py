@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 import stackc
-from stackc.errors import StackcError
 from stackc.healing.settings import Heal
 from stackc.recipe.document import parse_document, parse_value
 from stackc.recipe.parse import parse_recipe
 from stackc.recipe.recipe import Recipe
+from stackc.util.errors import StackcError
 from tests.helpers.tiny import tiny_classifier, tiny_reviews
 
 PAGE = (Path(__file__).parents[2] / "docs/healing.md").read_text(encoding="utf-8")

@@ -8,10 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stackc import statistics
-from stackc.accounting import _ROLES
-from stackc.controls import CONTROL_NAMES
-from stackc.report import (
+from stackc.recipe.controls import CONTROL_NAMES
+from stackc.reporting.accounting import _ROLES
+from stackc.reporting.report import (
     AllocationSummary,
     ByteRow,
     ControlRow,
@@ -27,6 +26,7 @@ from stackc.report import (
     ZeroedRow,
 )
 from stackc.tasks import Score
+from stackc.util import statistics
 
 PAGE = (Path(__file__).parents[2] / "docs/measurement.md").read_text(encoding="utf-8")
 NAMES = set(re.findall(r"`(?:file\.|model\.)?(\w+)`", PAGE))
@@ -65,7 +65,7 @@ def test_the_arithmetic_of_the_page():
 
 
 def test_the_controls_of_the_page():
-    from stackc.statistics import Interval, control_sentence
+    from stackc.util.statistics import Interval, control_sentence
 
     assert f'"{control_sentence("random-init", "accuracy", 0.031, Interval(0.012, 0.05))}"' in PAGE
     for control in CONTROL_NAMES:
@@ -73,7 +73,7 @@ def test_the_controls_of_the_page():
 
 
 def test_the_verdicts_of_the_page():
-    from stackc.statistics import Interval, verdict
+    from stackc.util.statistics import Interval, verdict
 
     for said in (
         verdict(Interval(0.9, 0.95), 0.01),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import stackc
-from stackc import errors
+from stackc.util import errors
 from tests.helpers.tiny import tiny_classifier, tiny_reviews
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def test_python_api_lists_every_error():
     assert set(re.findall(r"^\| `(\w+Error)` \|", page("docs/python-api.md"), re.MULTILINE)) == kinds - {"StackcError"}
 
 
-def test_architecture_names_every_module():
+def test_architecture_names_every_folder():
     text = page("docs/architecture.md")
     folder = Path(stackc.__file__).parent
     modules = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from stackc.allocation.settings import require_target
-from stackc.errors import PlanError, RecipeError
-from stackc.plan import Plan, plan_recipe
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import describe
+from stackc.planning.plan import Plan, plan_recipe
 from stackc.recipe.document import parse_document
 from stackc.recipe.parse import parse_recipe
-from stackc.spec import PlaneSpec
-from stackc.stack import describe
+from stackc.recipe.targets import require_target
+from stackc.util.errors import PlanError, RecipeError
 
 PAGE = Path(__file__).parents[2] / "docs/recipes.md"
 
@@ -105,7 +105,7 @@ def test_every_key_is_described():
 
 
 def test_globs_of_the_table_match_as_described():
-    from stackc.patterns import matches
+    from stackc.util.patterns import matches
 
     assert matches(["*.weight"], ["a.weight"], "scores")
     assert not matches(["*.weight"], ["a.bias"], "")

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 import stackc
 from stackc.artifact.container import read_manifest
-from stackc.errors import StackcError
-from stackc.pipeline import compress_to_file
-from stackc.planes import to_bytes
+from stackc.core.planes import to_bytes
+from stackc.core.stack import stored_planes
+from stackc.models import open_reference
 from stackc.recipe.parse import recipe_from
-from stackc.reference import open_reference
-from stackc.stack import stored_planes
+from stackc.runs.pipeline import compress_to_file
 from stackc.testing.planes import bell, random_bits, random_integers
+from stackc.util.errors import StackcError
 from tests.docs.second_decoder import Refused, SecondDecoder
 from tests.helpers.tiny import tiny_classifier
 
@@ -242,8 +242,8 @@ def test_convolutions_in_rows(tmp_path, stage):
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 8, 9, 13, 16])
 def test_codes_of_every_width(packer, width, tmp_path):
     """Uniform, skewed, sparse and constant codes, packed directly and decoded by the second decoder's packer."""
-    from stackc.registry import find
-    from stackc.spec import PlaneSpec, smallest_integer_dtype
+    from stackc.core.registry import find
+    from stackc.core.spec import PlaneSpec, smallest_integer_dtype
     from tests.docs.second_decoder import PACKERS as UNPACK
     from tests.docs.second_decoder import Spec
 
@@ -264,8 +264,8 @@ def test_ans_is_the_coder_of_constriction():
     """The loop of the page and the library that it names give the same symbols."""
     import constriction
 
-    from stackc.registry import find
-    from stackc.spec import PlaneSpec
+    from stackc.core.registry import find
+    from stackc.core.spec import PlaneSpec
     from tests.docs.second_decoder import read_stack, read_table
 
     spec = PlaneSpec((3000,), "int8", -8, 7)
@@ -293,7 +293,7 @@ def test_payload_of_several_blocks(tmp_path):
 
 
 def stackc_spec(shape):
-    from stackc.spec import PlaneSpec
+    from stackc.core.spec import PlaneSpec
 
     return PlaneSpec(shape, "float32")
 
@@ -364,7 +364,7 @@ def test_every_stage_has_a_section_with_its_fields():
     """The page names every field of every stage of stackc, and its version."""
     from importlib.metadata import entry_points
 
-    from stackc.registry import Preset
+    from stackc.core.registry import Preset
 
     for group in ("stackc.transforms", "stackc.packers"):
         for point in entry_points(group=group):

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from stackc.errors import StackcError
-from stackc.registry import find_format
-from stackc.spec import PlaneSpec
-from stackc.transform import Transform
+from stackc.core.registry import find_format
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Transform
+from stackc.util.errors import StackcError
 from tests.fuzz.draw import STAGES, Draw
 from tests.fuzz.parts import Parts
 

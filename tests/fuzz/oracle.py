@@ -14,11 +14,11 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-from stackc.accounting import byte_rows
 from stackc.artifact.reader import Artifact
-from stackc.errors import ArtifactError, DependencyError
-from stackc.planes import to_bytes
-from stackc.spec import PlaneSpec
+from stackc.core.planes import to_bytes
+from stackc.core.spec import PlaneSpec
+from stackc.reporting.accounting import byte_rows
+from stackc.util.errors import ArtifactError, DependencyError
 
 #: How far mutants get, in this order.
 REACHED = ("refused before the manifest was read", "refused when opened", "refused when decoded", "decoded")

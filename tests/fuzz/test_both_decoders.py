@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stackc.artifact.reader import Artifact
-from stackc.errors import StackcError
+from stackc.util.errors import StackcError
 from tests.docs.second_decoder import Refused, SecondDecoder
 from tests.fuzz.mutate import mutant
 from tests.fuzz.run import seeds

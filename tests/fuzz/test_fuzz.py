@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from stackc.artifact.reader import Artifact
-from stackc.errors import ArtifactError
+from stackc.util.errors import ArtifactError
 from tests.fuzz import oracle, worker
 from tests.fuzz.__main__ import main, table
 from tests.fuzz.minimise import minimised

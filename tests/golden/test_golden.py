@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from stackc.artifact.reader import Artifact
-from stackc.planes import to_bytes
-from stackc.registry import Preset
-from stackc.training import TrainingStage
+from stackc.core.planes import to_bytes
+from stackc.core.registry import Preset
+from stackc.core.training import TrainingStage
 from tests.docs.second_decoder import SecondDecoder
 from tests.golden import write_golden
 from tests.golden.write_golden import FOLDER, Golden

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stackc.artifact.reader import Artifact
-from stackc.errors import ArtifactError, DependencyError
+from stackc.util.errors import ArtifactError, DependencyError
 from tests.docs.second_decoder import Refused, SecondDecoder
 from tests.golden import write_refused
 from tests.golden.test_golden import NAMES, golden

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from stackc.artifact.reader import Artifact
 from stackc.artifact.writer import ArtifactWriter
-from stackc.pipeline import compress_to_file
-from stackc.planes import to_bytes
+from stackc.core.planes import to_bytes
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import stored_planes
+from stackc.models import open_reference
 from stackc.recipe.parse import recipe_from
-from stackc.reference import open_reference
-from stackc.spec import PlaneSpec
-from stackc.stack import stored_planes
+from stackc.runs.pipeline import compress_to_file
 from stackc.testing.planes import bell
 from tests.fuzz.parts import STACKS, split
 from tests.helpers.crafted import pack, stack_of

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackc.errors import DataError
 from stackc.healing.batches import WINDOW, Batches
+from stackc.util.errors import DataError
 
 IDS = st.lists(st.lists(st.integers(1, 30521), min_size=1, max_size=9), min_size=1, max_size=40)
 SIZES = st.integers(1, 12)

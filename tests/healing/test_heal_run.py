@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import stackc
-from stackc.errors import DataError, ModelError, OutputError, PlanError, RecipeError, StackcError
+from stackc.core.stack import describe
 from stackc.healing.checkpoint import Checkpoints
+from stackc.healing.summary import HealingSummary
 from stackc.healing.train import Training
-from stackc.report import HealingSummary, Report
-from stackc.runner import Run
-from stackc.stack import describe
+from stackc.reporting.report import Report
+from stackc.runs.runner import Run
+from stackc.util.errors import DataError, ModelError, OutputError, PlanError, RecipeError, StackcError
 from tests.helpers.tiny import tiny_classifier
 
 INT2 = {"use": "int", "on": "*.weight", "bits": 2}

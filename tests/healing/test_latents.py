@@ -7,14 +7,16 @@ from typing import Any, Literal, NamedTuple
 import pytest
 import torch
 
-from stackc.encode import Walker
-from stackc.healing.latents import Hardened, Start, TrainedTensor
-from stackc.plan import Plan, plan_recipe
-from stackc.rate import code_bits
+from stackc.core.rate import code_bits
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Stack, decode, with_transforms
+from stackc.healing.latents import TrainedTensor
+from stackc.healing.nodes import Start
+from stackc.planning.encode import Walker
+from stackc.planning.plan import Plan, plan_recipe
+from stackc.planning.settle import settle
+from stackc.planning.trained import Hardened
 from stackc.recipe.parse import recipe_from
-from stackc.settle import settle
-from stackc.spec import PlaneSpec
-from stackc.stack import Stack, decode, with_transforms
 from stackc.testing.planes import bell
 
 Latent = Literal["planes", "dense"]

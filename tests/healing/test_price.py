@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 
+from stackc.core.registry import find, find_packer
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Branch, Leaf
 from stackc.healing.latents import Start, TrainedTensor
 from stackc.healing.price import Pricing, Size
 from stackc.healing.settings import Heal
-from stackc.registry import find, find_packer
-from stackc.spec import PlaneSpec
-from stackc.stack import Branch, Leaf
 from stackc.testing.planes import bell
 
 STEPS = 1000

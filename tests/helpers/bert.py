@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
 
 
 def bert_tiny_specs() -> dict[str, PlaneSpec]:

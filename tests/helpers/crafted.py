@@ -10,10 +10,10 @@ import msgspec
 
 from stackc.artifact.container import BlockChecksums, frame_manifest, read_manifest
 from stackc.artifact.writer import ArtifactWriter
-from stackc.plan import plan_recipe
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Stack, encode_plane, join, stored_planes
+from stackc.planning.plan import plan_recipe
 from stackc.recipe.parse import recipe_from
-from stackc.spec import PlaneSpec
-from stackc.stack import Stack, encode_plane, join, stored_planes
 
 if TYPE_CHECKING:
     from torch import Tensor

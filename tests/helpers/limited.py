@@ -54,7 +54,7 @@ def read_limited(paths: Sequence[Path], memory: int, seconds: int) -> list[Outco
 def use_everything(path: Path) -> None:
     """All that a user may do with a file: look at its parts, decode it, write it as a folder, build the model."""
     from stackc.artifact.reader import Artifact
-    from stackc.reference import save_folder
+    from stackc.models import save_folder
 
     with Artifact(path) as artifact:
         config = artifact.config

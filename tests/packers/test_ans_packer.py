@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stackc.errors import ArtifactError, TensorError
-from stackc.registry import find
-from stackc.spec import PlaneSpec
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
 from stackc.testing.packers import skewed_planes
 from stackc.testing.planes import bell, random_integers, random_words, same_bits
 from stackc.testing.strategies import plane_specs, planes
-from stackc.transforms._frequency_table import _log2, frequencies, nearest_levels, read_table, write_table
+from stackc.transforms.shared.frequency_table import _log2, frequencies, nearest_levels, read_table, write_table
+from stackc.util.errors import ArtifactError, TensorError
 
 ans = find("ans").stage()
 raw = find("raw").stage()

@@ -14,20 +14,20 @@ from typer.testing import CliRunner
 
 import stackc
 from stackc.cli import app, catalogue
-from stackc.errors import ArtifactError, RecipeError, TensorError
-from stackc.pipeline import Compressed, compress_to_file
+from stackc.core.registry import find, find_packer
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Leaf, stored_planes, to_wire
+from stackc.models import open_reference
 from stackc.recipe.document import parse_document
 from stackc.recipe.parse import parse_recipe, recipe_from
 from stackc.recipe.recipe import Recipe
-from stackc.reference import open_reference
-from stackc.registry import find, find_packer
-from stackc.spec import PlaneSpec
-from stackc.stack import Leaf, stored_planes, to_wire
+from stackc.runs.pipeline import Compressed, compress_to_file
 from stackc.testing import packer_checks
 from stackc.testing.packers import integer_planes, mask_planes, real_planes, shape_planes
 from stackc.testing.planes import bell, random_integers, random_words, same_bits
 from stackc.testing.strategies import planes
 from stackc.transforms.auto import CANDIDATES
+from stackc.util.errors import ArtifactError, RecipeError, TensorError
 
 auto = find("auto").stage()
 STANDARD = {

@@ -17,17 +17,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stackc.errors import ArtifactError, TensorError
-from stackc.registry import find
-from stackc.spec import PlaneSpec, integer_range
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec, integer_range
+from stackc.core.transform import Weighted
 from stackc.testing import Plane
 from stackc.testing.damage import damaged
 from stackc.testing.planes import bell, random_integers, random_words, same_bits
 from stackc.testing.strategies import plane_specs, planes
-from stackc.transform import Weighted
 from stackc.transforms import context as module
-from stackc.transforms._kernels import kernel
 from stackc.transforms.context import Settings
+from stackc.transforms.shared.kernels import kernel
+from stackc.util.errors import ArtifactError, TensorError
 from tests.docs.second_decoder import PACKERS as SECOND
 from tests.docs.second_decoder import Refused, Spec
 

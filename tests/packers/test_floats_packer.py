@@ -11,16 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stackc.errors import ArtifactError, TensorError
-from stackc.planes import to_bytes
-from stackc.registry import find
-from stackc.spec import PlaneSpec
+from stackc.core.planes import to_bytes
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
 from stackc.testing.damage import damaged
 from stackc.testing.planes import bell, random_bits, random_words, same_bits
 from stackc.testing.strategies import plane_specs, planes
-from stackc.transforms._floats_classes import Classes, choose_classes, contexts_of
-from stackc.transforms._floats_split import LAYOUTS, read_split, write_split
-from stackc.transforms._floats_stream import read_stream, write_stream
+from stackc.transforms.floats._classes import Classes, choose_classes, contexts_of
+from stackc.transforms.floats._split import LAYOUTS, read_split, write_split
+from stackc.transforms.floats._stream import read_stream, write_stream
+from stackc.util.errors import ArtifactError, TensorError
 from tests.docs.second_decoder import PACKERS as SECOND
 from tests.docs.second_decoder import Refused, Spec
 

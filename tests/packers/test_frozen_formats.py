@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 
-from stackc.planes import from_bytes, to_bytes
+from stackc.core.planes import from_bytes, to_bytes
 from stackc.testing import check_frozen
 from stackc.testing.frozen import Fixture
 from stackc.testing.planes import same_bits

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from stackc.planes import to_bytes
-from stackc.registry import find
-from stackc.spec import PlaneSpec
+from stackc.core.planes import to_bytes
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
 from stackc.testing import Plane
 from stackc.testing.packers import mask_planes, skewed_planes
 from stackc.testing.planes import random_bits

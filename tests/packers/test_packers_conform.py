@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stackc.registry import find
+from stackc.core.registry import find
 from stackc.testing import packer_checks
 from tests.packers.write_fixtures import float_fixture_planes
 

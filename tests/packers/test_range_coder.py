@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackc.testing.planes import random_words
-from stackc.transforms._kernels import kernel
+from stackc.transforms.shared.kernels import kernel
 from tests.docs.second_decoder import RangeDecoder
 
 coder = kernel("range_coder")

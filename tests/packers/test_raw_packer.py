@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from stackc.errors import ArtifactError, TensorError
-from stackc.registry import find
-from stackc.spec import PlaneSpec
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
 from stackc.testing.planes import random_integers, same_bits
 from stackc.testing.strategies import plane_specs, planes
+from stackc.util.errors import ArtifactError, TensorError
 
 raw = find("raw").stage()
 

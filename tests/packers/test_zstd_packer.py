@@ -9,14 +9,14 @@ import zstandard
 from hypothesis import given, settings
 
 from stackc.artifact import container
-from stackc.errors import ArtifactError
-from stackc.frames import largest_window
-from stackc.registry import find
-from stackc.spec import PlaneSpec
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
 from stackc.testing.damage import peak_memory
 from stackc.testing.packers import skewed_planes
 from stackc.testing.planes import bell, random_bits, random_integers, same_bits
 from stackc.testing.strategies import planes
+from stackc.util.errors import ArtifactError
+from stackc.util.frames import largest_window
 
 zstd = find("zstd").stage()
 STORED, PACKED, ELEMENTS, SHUFFLED = range(4)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from stackc.registry import find
-from stackc.spec import PlaneSpec
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
 from stackc.testing import Plane, write_frozen
 from stackc.testing.planes import bell, random_bits, random_integers, random_words
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackc.errors import RecipeError
 from stackc.recipe.document import dump_document, parse_document, parse_value, read_document
+from stackc.util.errors import RecipeError
 
 
 def refusal(text: str) -> str:

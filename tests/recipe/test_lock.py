@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from stackc.errors import RecipeError
+from stackc.core.registry import find
 from stackc.recipe.document import dump_document, parse_document, parse_value
 from stackc.recipe.lock import lock_document, locked_choices, settings_fingerprint
 from stackc.recipe.parse import parse_recipe, recipe_from
-from stackc.registry import find
+from stackc.util.errors import RecipeError
 
 RECIPE = {
     "model": "1e3",

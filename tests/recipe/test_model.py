@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import stackc
-from stackc.errors import ModelError, RecipeError
 from stackc.recipe.model import open_model
 from stackc.recipe.parse import recipe_from
 from stackc.recipe.recipe import Recipe
-from stackc.runner import LOCK_NAME
+from stackc.runs.runner import LOCK_NAME
+from stackc.util.errors import ModelError, RecipeError
 from tests.cli.conftest import Invoke
 from tests.helpers.models import weights_file
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from stackc.errors import RecipeError
 from stackc.recipe.document import Document, parse_document
 from stackc.recipe.overrides import override
 from stackc.recipe.parse import parse_recipe
+from stackc.util.errors import RecipeError
 
 TEXT = """\
 model: a

@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stackc.errors import DependencyError, RecipeError
 from stackc.recipe.document import parse_document
 from stackc.recipe.parse import find_recipe, load_recipe, parse_recipe, recipe_from, shipped_recipes
 from stackc.recipe.recipe import Recipe
+from stackc.util.errors import DependencyError, RecipeError
 
 
 def parse(text: str) -> Recipe:
@@ -258,7 +258,7 @@ def test_a_recipe_stays_what_it_is() -> None:
 def test_a_stage_that_does_not_import_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint
 
-    from stackc import registry
+    from stackc.core import registry
 
     points = {**registry._points(), "wavelet": EntryPoint("wavelet", "no_such_package:Wavelet", "stackc.transforms")}
     monkeypatch.setattr(registry, "_points", lambda: points)

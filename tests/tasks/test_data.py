@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stackc.errors import DataError, DependencyError
 from stackc.tasks import data as sources
+from stackc.util.errors import DataError, DependencyError
 
 ROWS = [("a fine film", 1), ('he said "no" , twice', 0), ("déjà vu , again", 0), ("line\nbreak", 1)]
 

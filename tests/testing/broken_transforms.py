@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from stackc.errors import SpecError, TensorError
-from stackc.lazy import torch
-from stackc.spec import PlaneSpec
-from stackc.transform import Transform, Weighted
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Transform, Weighted
+from stackc.util.errors import SpecError, TensorError
+from stackc.util.lazy import torch
 from tests.testing.sample_transforms import Absmax, KeepRows, Negate
 
 if TYPE_CHECKING:

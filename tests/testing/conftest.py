@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from stackc import registry
+from stackc.core import registry
 
 ENTRY_POINTS = """\
 [stackc.transforms]

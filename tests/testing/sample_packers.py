@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from stackc.errors import ArtifactError
-from stackc.packer import Packer
-from stackc.registry import find
-from stackc.spec import PlaneSpec
+from stackc.core.packer import Packer
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
+from stackc.util.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor

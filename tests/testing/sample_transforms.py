@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from stackc.errors import SpecError
-from stackc.lazy import torch
-from stackc.rate import rounded
-from stackc.spec import PlaneSpec
-from stackc.transform import Transform, Weighted, require_finite
+from stackc.core.rate import rounded
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Transform, Weighted, require_finite
+from stackc.util.errors import SpecError
+from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,12 +7,12 @@ import threading
 import pytest
 import torch
 
-from stackc.errors import ArtifactError
-from stackc.lazy import numpy
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
 from stackc.testing import Plane, packer_checks, transform_checks
 from stackc.testing.check import Check
 from stackc.testing.damage import Guard, damaged
+from stackc.util.errors import ArtifactError
+from stackc.util.lazy import numpy
 from tests.testing import broken_packers, broken_transforms
 from tests.testing.heavy_stages import HeavyCounted, HeavyNegate
 from tests.testing.sample_packers import Counted

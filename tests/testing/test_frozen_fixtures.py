@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stackc.errors import DependencyError, OutputError
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
 from stackc.testing import check_frozen, standard_planes, write_frozen
+from stackc.util.errors import DependencyError, OutputError
 from tests.testing.sample_packers import Counted
 from tests.testing.sample_transforms import Absmax, KeepRows
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import find as find_example
 from hypothesis import given, settings
 
-from stackc.errors import DependencyError
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
 from stackc.testing.planes import non_finite_planes, standard_planes
 from stackc.testing.strategies import plane_specs, planes
+from stackc.util.errors import DependencyError
 
 
 @given(planes())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stackc.errors import TensorError
-from stackc.spec import PlaneSpec
-from stackc.transform import Weighted
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Weighted
 from stackc.transforms.prune import Prune
 from stackc.transforms.seed import Seed
+from stackc.util.errors import TensorError
 
 _X = torch.randn(40, 24, generator=torch.Generator().manual_seed(0))
 _AUTO = [Seed(rank="auto"), Prune(rows="auto"), Prune(columns="auto"), Prune(sparsity="auto")]

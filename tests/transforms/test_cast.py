@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackc.errors import SpecError, TensorError
-from stackc.registry import find
-from stackc.spec import PlaneSpec
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
 from stackc.testing import transform_checks
 from stackc.transforms.cast import Cast
+from stackc.util.errors import SpecError, TensorError
 
 TARGETS = ("float16", "bfloat16")
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stackc
-from stackc.errors import SpecError, TensorError
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Weighted
 from stackc.testing import transform_checks
 from stackc.testing.planes import random_words
-from stackc.transform import Weighted
 from stackc.transforms import _kmeans
 from stackc.transforms.codebook import Codebook
 from stackc.transforms.int import Int
+from stackc.util.errors import SpecError, TensorError
 
 BATTERY = {
     "values": Codebook(),

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from stackc.registry import find_format
-from stackc.spec import PlaneSpec
-from stackc.transform import Transform
+from stackc.core.registry import find_format
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Transform
 from tests.transforms.write_fixtures import CASES, FOLDER
 
 FILES = sorted(FOLDER.glob("*.safetensors"))

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stackc.errors import SpecError, TensorError
-from stackc.registry import find
-from stackc.spec import PlaneSpec
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
 from stackc.testing import transform_checks
 from stackc.transforms.int import Int
+from stackc.util.errors import SpecError, TensorError
 
 BATTERY = {
     "4 bits in groups": Int(bits=4, granularity="group", group_size=16),

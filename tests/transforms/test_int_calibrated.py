@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stackc.errors import TensorError
-from stackc.spec import PlaneSpec
-from stackc.statistics import entropy_bits
-from stackc.transform import Weighted
-from stackc.transforms._calibrated import Grid, calibrated_codes
+from stackc.core.entropy import entropy_bits
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Weighted
 from stackc.transforms.int import Int
+from stackc.transforms.shared.calibrated import Grid, calibrated_codes
+from stackc.util.errors import TensorError
 
 
 def inputs(seed: int, columns: int = 48, count: int = 600) -> torch.Tensor:

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stackc.errors import TensorError
+from stackc.core.entropy import entropy_bits
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Branch, Leaf, from_wire, to_wire
+from stackc.core.transform import Weighted, config_fields
 from stackc.recipe.parse import recipe_from
-from stackc.spec import PlaneSpec
-from stackc.stack import Branch, Leaf, from_wire, to_wire
-from stackc.statistics import entropy_bits
 from stackc.testing import transform_checks
-from stackc.transform import Weighted, config_fields
 from stackc.transforms.int import Int
 from stackc.transforms.raw import Raw
+from stackc.util.errors import TensorError
 
 
 def settled(transform: Int, x: torch.Tensor) -> Int:

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stackc.errors import ArtifactError, SpecError, TensorError
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Weighted
 from stackc.testing import transform_checks
-from stackc.transform import Weighted
 from stackc.transforms.prune import Prune
+from stackc.util.errors import ArtifactError, SpecError, TensorError
 
 BATTERY = {
     "rows": Prune(rows=0.7),

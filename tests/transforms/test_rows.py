@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from stackc.spec import PlaneSpec, as_matrix
+from stackc.core.spec import PlaneSpec, as_matrix
 from stackc.transforms.codebook import Codebook
 from stackc.transforms.int import Int
 from stackc.transforms.prune import Prune

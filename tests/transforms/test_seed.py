@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stackc.errors import SpecError, TensorError
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Weighted
 from stackc.testing import transform_checks
-from stackc.transform import Weighted
-from stackc.transforms._product import rows_in_basis
 from stackc.transforms.seed import Seed
+from stackc.transforms.seed._product import rows_in_basis
+from stackc.util.errors import SpecError, TensorError
 
 BATTERY = {
     "variance": Seed(variance=0.9),

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stackc.errors import TensorError
+from stackc.core.transform import require_finite
 from stackc.testing.planes import bell
-from stackc.transform import require_finite
-from stackc.transforms._steps import MOST_STRETCH, largest_magnitude, stretch
+from stackc.transforms.shared.steps import MOST_STRETCH, largest_magnitude, stretch
+from stackc.util.errors import TensorError
 
 
 @pytest.mark.parametrize("shape", [(3, 40_000), (700, 130), (90_001,), (2, 5)], ids=str)

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stackc.errors import SpecError, TensorError
-from stackc.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Weighted
 from stackc.testing import transform_checks
 from stackc.testing.planes import bell, random_words
-from stackc.transform import Weighted
-from stackc.transforms._trellis import NEXT_STATE, QUANTISER
+from stackc.transforms.shared.trellis import NEXT_STATE, QUANTISER
 from stackc.transforms.tcq import Tcq, quantisers
+from stackc.util.errors import SpecError, TensorError
 
 STATES = pytest.mark.parametrize("states", [4, 8])
 

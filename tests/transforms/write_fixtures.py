@@ -18,9 +18,9 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
-from stackc.registry import find
-from stackc.spec import PlaneSpec
-from stackc.transform import Weighted, config_fields
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Weighted, config_fields
 
 FOLDER = Path(__file__).parent / "fixtures"
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from stackc.paths import user_path
 from stackc.tasks.data.demo import DEMO, DEMO_TEXTS, check_demo, read_demo
 from stackc.tasks.data.files import SUFFIXES, check_file, read_file
 from stackc.tasks.data.hub import check_hub, read_hub
 from stackc.tasks.data.table import LABEL_COLUMNS, TEXT_COLUMNS, Label, Table, choose_column
 from stackc.tasks.data.texts import TEXT_SUFFIXES, check_texts, normal_form, read_texts
+from stackc.util.paths import user_path
 
 __all__ = [
     "DEMO",

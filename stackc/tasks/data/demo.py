@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
-from stackc.errors import DataError
-from stackc.nearest import nearest
 from stackc.tasks.data.table import Table
+from stackc.util.errors import DataError
+from stackc.util.nearest import nearest
 
 #: Data sets of the demo, and their splits.
 DEMO = {"demo/movie-reviews": ("train", "holdout", "test")}
@@ -49,7 +49,7 @@ def read_demo(data: str, split: str) -> Table:
         If the data set or split is unknown, or the package is not installed.
     """
     check_demo(data, split)
-    from stackc.demo import reviews
+    from stackc.models.demo import reviews
 
     texts, labels = reviews.load(split)
     return Table(f"{data} ({split})", "row", range(1, len(texts) + 1), {"text": texts, "label": labels})

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from stackc.errors import DataError, DependencyError
-from stackc.nearest import nearest
-from stackc.paths import require_regular, user_path
 from stackc.tasks.data.demo import DEMO
 from stackc.tasks.data.separated import split_commas, split_tabs
 from stackc.tasks.data.table import LABEL_COLUMNS, TEXT_COLUMNS, Table, choose_column
+from stackc.util.errors import DataError, DependencyError
+from stackc.util.nearest import nearest
+from stackc.util.paths import require_regular, user_path
 
 #: Suffixes of the files that `read_file` takes.
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
-from stackc.cache import require_download_folder
-from stackc.errors import DataError, DependencyError
 from stackc.tasks.data.table import Table
+from stackc.util.cache import require_download_folder
+from stackc.util.errors import DataError, DependencyError
 
 
 def check_hub(data: str) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from stackc.errors import DataError
-from stackc.nearest import nearest
+from stackc.util.errors import DataError
+from stackc.util.nearest import nearest
 
 #: Names that columns of texts and of labels usually have.
 TEXT_COLUMNS = ("sentence", "text", "review")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from stackc.errors import DataError
-from stackc.paths import user_path
 from stackc.tasks.data.demo import DEMO_TEXTS, need_demo
 from stackc.tasks.data.files import SUFFIXES, check_columns, existing, read_file
+from stackc.util.errors import DataError
+from stackc.util.paths import user_path
 
 #: Suffixes of the files that `read_texts` takes.
 TEXT_SUFFIXES = (".txt", *SUFFIXES)
@@ -33,7 +33,7 @@ def check_texts(data: str) -> None:
     >>> check_texts("demo/imdb-sentence")
     Traceback (most recent call last):
         ...
-    stackc.errors.DataError: there is no 'demo/imdb-sentence', did you mean 'demo/imdb-sentences'? Accepted is a .txt, \
+    stackc.util.errors.DataError: there is no 'demo/imdb-sentence', did you mean 'demo/imdb-sentences'? Accepted is a .txt, \
 .csv, .tsv, .json, .jsonl or .parquet file, or demo/imdb-sentences
     """
     if data in DEMO_TEXTS:
@@ -58,7 +58,7 @@ def read_texts(data: str) -> list[str]:
     """
     check_texts(data)
     if data in DEMO_TEXTS:
-        from stackc.demo import reviews
+        from stackc.models.demo import reviews
 
         return reviews.imdb_sentences()
     path = user_path(data)

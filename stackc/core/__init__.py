@@ -1,0 +1,1 @@
+"""The words of the framework: specs, planes, transforms, packers, the stack that they make, and the registry that finds them."""

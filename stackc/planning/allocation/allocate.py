@@ -1,0 +1,320 @@
+"""Explore what a recipe leaves open, and choose so that a file of a given size loses the least."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from stackc.artifact.container import BLOCK_BYTES, compress, frame_manifest
+from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry, pack_config
+from stackc.core.stack import stored_planes, to_wire
+from stackc.core.transform import Transform
+from stackc.planning.allocation.frontier import Point, slope
+from stackc.planning.allocation.sensitivity import Sensitivity, TensorLoss
+from stackc.planning.allocation.tree import Choice, Closed, Explorer, Pick
+from stackc.planning.plan import Choices, Plan, TensorPlan, address, plan_recipe
+from stackc.util.errors import PlanError, TensorError
+from stackc.util.humanise import size_text
+from stackc.util.parallel import map_ordered
+from stackc.util.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stackc.models import Reference
+
+#: The file is at most this share smaller than the target.
+TOLERANCE = 0.01
+
+#: Share of the target that the choice itself may leave unused; container and rounding take some of the rest.
+_CLOSE = 0.003
+
+#: Distances on the ladders at which the search stops, first for all tensors and then for those that matter.
+_GAPS = (1.0, 0.5)
+
+#: Share of the target from which on a tensor is searched at the finer distance.
+_LARGE = 0.005
+
+#: Share of the target below which a plane is searched half as finely.
+_SMALL = 0.001
+
+#: Tensors of so many values are worked on by several threads, one for each position of the root.
+_SPLIT = 1 << 18
+
+#: Rounds of a search, each halving the distances on ladders of a few dozen options, or measuring what looked best.
+_ROUNDS = 24
+
+#: Steps of the last search, for what fills the room that is left.
+_STRETCHES = 8
+
+
+class Fit(NamedTuple):
+    """A choice for the whole model.
+
+    Parameters
+    ----------
+    choices : dict
+        ``{stage: {plane: transform}}`` for the stages that left something open.
+    loss : float
+        Estimated loss, in the unit of the sensitivity.
+    price : float
+        Decrease of the loss that one more byte would buy, anywhere in the model.
+    size : int
+        Expected bytes of the file.
+    """
+
+    choices: dict[int, dict[str, Transform]]
+    loss: float
+    price: float
+    size: int
+
+
+class Allocator:
+    """Chooses what a recipe leaves open.
+
+    Every tensor has a tree of choices, and its explored part gives a lower convex hull of bytes and estimated loss. One
+    price of a byte for all tensors (Shoham and Gersho 1988) gives the file with the smallest loss of its size. Bytes are
+    real: planes are encoded and packed with the stages of the recipe. Ladders are explored from coarse to fine around the
+    price that the target needs.
+
+    Parameters
+    ----------
+    plan : Plan
+        With everything settled that comes before the open stages.
+    reference : Reference
+        The uncompressed model.
+    sensitivity : Sensitivity
+        Estimates losses.
+    weights, moments, made
+        Row weights by stage, second moments by tensor, and the choices of the settled stages.
+    files : mapping
+        Contents of the files that are bundled.
+    progress : Progress, optional
+        Told about every tensor.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        reference: Reference,
+        sensitivity: Sensitivity,
+        *,
+        weights: Sequence[Tensor | None],
+        moments: Mapping[str, Tensor],
+        made: Choices,
+        files: Mapping[str, bytes],
+        progress: Progress | None = None,
+    ) -> None:
+        self._plan = plan
+        self._reference = reference
+        self._sensitivity = sensitivity
+        self._made = made
+        self._bundle = {name: (len(compress(content)), len(content)) for name, content in files.items()}
+        self._progress = progress or Progress()
+        stages = [stage.stage for stage in plan.stages]
+        self._open = {
+            index
+            for index, stage in enumerate(stages)
+            if isinstance(stage.config, Transform) and not stage.config.allocated
+        }
+        self._explorers = {tensor.name: Explorer(stages, tensor, weights, moments, made) for tensor in plan.tensors}
+        self._roots: dict[str, Choice] = {}
+        self._fixed: dict[str, int] = {}
+        self._overhead = 0
+
+    def explore(self, target: int) -> None:
+        """Find out what the choices cost, finely around those that a file of so many bytes needs.
+
+        Raises
+        ------
+        PlanError
+            If no choice comes to so many bytes, with the range that is within reach.
+        """
+        if not self._roots:
+            self._begin()
+        for gap in _GAPS:
+            for _ in range(_ROUNDS):
+                points, price = self._chosen(target)
+                asked = [
+                    root.refine(price, gap, _SMALL * target)
+                    for name, root in self._roots.items()
+                    if gap == _GAPS[0] or points[name].size > _LARGE * target
+                ]
+                if not any(asked):
+                    break
+                self._expand()
+
+    def fit(self, target: int) -> Fit:
+        """The choice for a file of at most so many bytes, and as near to it as the ladders allow.
+
+        Raises
+        ------
+        PlanError
+            As `explore`.
+        """
+        points, _ = self._chosen(target)
+        self._overhead = self._container(points)
+        points, price = self._chosen(target)
+        hulls = {name: root.points() for name, root in self._roots.items()}
+        if self._size(chain[-1] for chain in hulls.values()) < (1 - TOLERANCE) * target:
+            raise self._out_of_reach(target, hulls)
+        room = target - self._size(points.values())
+        for name in sorted(points, key=lambda name: -points[name].size):
+            if room <= _CLOSE * target:
+                break
+            points[name] = self._stretched(name, points[name], room)
+            room = target - self._size(points.values())
+        return Fit(self._choices(points), sum(point.loss for point in points.values()), price, target - room)
+
+    def _choices(self, points: Mapping[str, Point[Pick]]) -> dict[int, dict[str, Transform]]:
+        choices: dict[int, dict[str, Transform]] = {stage: {} for stage in self._open}
+        for name, point in points.items():
+            for pick in point.picks:
+                if pick.choice.stage in self._open:
+                    choices[pick.choice.stage][address(name, pick.choice.path)] = pick.branch.value
+        return choices
+
+    def _begin(self) -> None:
+        """Open every tensor and measure the coarse ladders."""
+        for tensor, found in map_ordered(self._opened, self._plan.tensors):
+            if isinstance(found, int):
+                self._fixed[tensor.name] = found
+            else:
+                self._roots[tensor.name] = found
+        self._expand()
+
+    def _opened(self, tensor: TensorPlan) -> tuple[TensorPlan, Choice | int]:
+        root = self._explorers[tensor.name].begin(self._reference.tensor(tensor.name))
+        return tensor, root.size if isinstance(root, Closed) else root
+
+    def _expand(self) -> None:
+        """Measure what is wanted, in all tensors."""
+        jobs: list[tuple[TensorPlan, Sequence[float]]] = []
+        for tensor in self._plan.tensors:
+            pending = self._roots[tensor.name].pending if tensor.name in self._roots else []
+            if tensor.spec.numel >= _SPLIT:
+                jobs += [(tensor, [position]) for position in pending]
+            elif pending:
+                jobs.append((tensor, pending))
+        jobs.sort(key=lambda job: -job[0].spec.numel)
+        with self._progress.task("allocate", sum(tensor.spec.nbytes for tensor, _ in jobs)) as advance:
+            for (tensor, _), _done in zip(jobs, map_ordered(lambda job: self._measure(*job), jobs), strict=True):
+                advance(tensor.spec.nbytes)
+
+    def _measure(self, tensor: TensorPlan, positions: Sequence[float]) -> None:
+        x = self._reference.tensor(tensor.name)
+        try:
+            self._explorers[tensor.name].expand(
+                self._roots[tensor.name], positions, x, TensorLoss(self._sensitivity, tensor.name)
+            )
+        except MemoryError as error:
+            raise TensorError(f"{tensor.name} ({tensor.spec}) does not fit in memory") from error
+
+    def _chosen(self, target: int) -> tuple[dict[str, Point[Pick]], float]:
+        """The point of every tensor at the lowest price of a byte that keeps to the target, and that price."""
+        hulls = {name: root.points() for name, root in self._roots.items()}
+        if not self._overhead:
+            self._overhead = self._container({name: chain[0] for name, chain in hulls.items()})
+        taken = dict.fromkeys(hulls, 0)
+        smallest = self._size(chain[0] for chain in hulls.values())
+        if smallest > target:
+            raise self._out_of_reach(target, hulls)
+        edges = sorted(
+            (-slope(chain[step], chain[step + 1]), chain[step + 1].size - chain[step].size, name, step)
+            for name, chain in hulls.items()
+            for step in range(len(chain) - 1)
+        )
+        room = target - smallest
+        price: float | None = None
+        for negative, cost, name, step in edges:
+            if taken[name] == step and cost <= room:
+                taken[name] += 1
+                room -= cost
+            elif price is None:  # from here on what is left buys the next steps that fit
+                price = -negative
+        return {name: chain[taken[name]] for name, chain in hulls.items()}, price or 0.0
+
+    def _out_of_reach(self, target: int, hulls: Mapping[str, Sequence[Point[Pick]]]) -> PlanError:
+        smallest, largest = (self._size(chain[end] for chain in hulls.values()) for end in (0, -1))
+        return PlanError(
+            f"a file of {target:,} bytes is out of reach: with its open choices the recipe makes files of about "
+            f"{size_text(smallest)} to {size_text(largest)}; choose a target between these, or change the stages"
+        )
+
+    def _stretched(self, name: str, point: Point[Pick], room: int) -> Point[Pick]:
+        """The same with the largest part of the tensor a little finer, so that it takes most of the room that is left."""
+        movable = [
+            pick
+            for pick in point.picks
+            if not pick.branch.below and pick.choice.stage in self._open and pick.position < pick.choice.ladder.top
+        ]
+        if not movable:
+            return point
+        pick = max(movable, key=lambda pick: pick.branch.size)
+        tensor = next(tensor for tensor in self._plan.tensors if tensor.name == name)
+        branches, ladder = pick.choice.branches, pick.choice.ladder
+        low, limit = pick.position, pick.branch.size + room
+        high = min((p for p, branch in branches.items() if p > low and branch.size > limit), default=None)
+        for _ in range(_STRETCHES):
+            if limit - branches[low].size <= room / 8 or low == ladder.top:
+                break
+            if high is None:
+                trial = min(low + 1, float(ladder.top))
+            else:
+                share = (limit - branches[low].size) / (branches[high].size - branches[low].size)
+                trial = low + (high - low) * min(max(0.97 * share, 0.02), 0.95)
+            if trial not in branches:
+                if not pick.choice.want(trial):
+                    break
+                self._measure(tensor, self._roots[name].pending)
+            if branches[trial].size > limit:
+                high = trial
+            elif branches[trial].size > branches[low].size:
+                low = trial
+            else:
+                break
+        moved = Pick(pick.choice, low)
+        return Point(
+            point.size + moved.branch.size - pick.branch.size,
+            point.loss + moved.branch.added - pick.branch.added,
+            tuple(moved if other == pick else other for other in point.picks),
+        )
+
+    def _size(self, points: Iterable[Point[Pick]]) -> int:
+        """Expected bytes of the file."""
+        return sum(self._fixed.values()) + sum(point.size for point in points) + self._overhead
+
+    def _container(self, points: Mapping[str, Point[Pick]]) -> int:
+        """Bytes of header, manifest and bundled files, but for what compression makes of lengths and checksums."""
+        plan = plan_recipe(
+            self._plan.recipe,
+            {tensor.name: tensor.spec for tensor in self._plan.tensors},
+            {other: tensor.name for tensor in self._plan.tensors for other in tensor.names[1:]},
+            {**self._made, **self._choices(points)},
+        )
+        wires = [msgspec.msgpack.encode(to_wire(tensor.stacks[-1])) for tensor in plan.tensors]
+        table = list(dict.fromkeys(wires))
+        numbers = {wire: number for number, wire in enumerate(table)}
+        sizes = {**self._fixed, **{name: point.size for name, point in points.items()}}
+        entries = []
+        for tensor, wire in zip(plan.tensors, wires, strict=True):
+            leaves = len(stored_planes(tensor.stacks[-1], tensor.spec))
+            lengths = (*(sizes[tensor.name] // leaves + leaf for leaf in range(leaves)),)
+            entries.append(TensorEntry(numbers[wire], DTYPES.index(tensor.spec.dtype), tensor.spec.shape, lengths))
+        packed = sum(packed for packed, _ in self._bundle.values())
+        payload = sum(sizes.values()) + packed
+        blocks = -(-payload // BLOCK_BYTES)
+        manifest = Manifest(
+            kind=KINDS.index(self._reference.kind),
+            config=pack_config(self._reference.config),
+            stacks=list(map(msgspec.Raw, table)),
+            names=[tensor.name for tensor in plan.tensors],
+            tensors=entries,
+            ties={other: number for number, tensor in enumerate(plan.tensors) for other in tensor.names[1:]},
+            bundle=self._bundle,
+            checksums=hashlib.shake_128(b"").digest(4 * blocks),  # as hard to compress as real ones
+        )
+        return len(frame_manifest(manifest.encode(), payload)) + packed

@@ -1,0 +1,193 @@
+"""The rate allocation of one run: from a plan with open choices to choices that the written file confirms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from stackc.core.transform import Transform, config_fields
+from stackc.planning.allocation.allocate import TOLERANCE, Allocator, Fit
+from stackc.planning.allocation.fisher import POOL, fisher_information
+from stackc.planning.allocation.sensitivity import Sensitivity, WeightError
+from stackc.planning.allocation.summary import AllocationSummary
+from stackc.planning.allocation.unseen import counts_tokens, unseen_weights
+from stackc.planning.plan import Choices, Plan
+from stackc.planning.settle import settle
+from stackc.recipe.targets import open_choices
+from stackc.tasks.calibration import Calibration, calibration_batches
+from stackc.tasks.none import NoTask
+from stackc.tasks.phrases import whole_texts
+from stackc.util.errors import DataError, PlanError, RecipeError
+from stackc.util.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stackc.core.packer import Packer
+    from stackc.models import Reference
+    from stackc.tasks import Task
+
+#: Files that are written before the allocation gives up; the first one nearly always fits.
+_ATTEMPTS = 5
+
+#: Bytes that a corrected goal stays below the target, since a container is not quite predictable.
+_MARGIN = 32
+
+
+class Allocation:
+    """Choices for a target, corrected until a written file keeps to it.
+
+    Parameters
+    ----------
+    allocator : Allocator
+        Explored around the target.
+    target : int
+        Most bytes of the file.
+    sensitivity : Sensitivity
+        What losses were estimated by.
+    made : mapping
+        Choices of the stages that leave nothing open.
+    """
+
+    def __init__(self, allocator: Allocator, target: int, sensitivity: Sensitivity, made: Choices) -> None:
+        self._allocator = allocator
+        self._target = target
+        self._sensitivity = sensitivity
+        self._made = made
+        self._goal = target
+        self._sizes: list[int] = []
+        self._fit: Fit = allocator.fit(target)
+
+    @property
+    def choices(self) -> dict[int, Mapping[str, Transform | Packer]]:
+        """All choices made so far, for `stackc.planning.settle.settle`."""
+        return {**self._made, **self._fit.choices}
+
+    def accept(self, size: int) -> bool:
+        """Whether a file with these choices is as large as it should be; if not, other choices are made.
+
+        Raises
+        ------
+        PlanError
+            If no choice was found that keeps to the target.
+        """
+        self._sizes.append(size)
+        if (1 - TOLERANCE) * self._target <= size <= self._target:
+            return True
+        if len(self._sizes) == _ATTEMPTS:
+            if size <= self._target:
+                return True
+            raise PlanError(
+                f"no choice was found for a file of at most {self._target:,} bytes: the files that were tried had "
+                f"{', '.join(f'{tried:,}' for tried in self._sizes)}; give a slightly different target"
+            )
+        margin = _MARGIN if size > self._target else 0
+        last = len(self._sizes) == _ATTEMPTS - 1
+        self._goal += self._target - size - margin - int(last * TOLERANCE / 3 * self._target)
+        self._fit = self._allocator.fit(self._goal)
+        return False
+
+    def summary(self, size: int) -> AllocationSummary:
+        """What was aimed at, reached and chosen, for the report."""
+        return AllocationSummary(
+            target_bytes=self._target,
+            bytes=size,
+            sensitivity=self._sensitivity.name,
+            unit=self._sensitivity.unit,
+            estimated_loss=self._fit.loss,
+            slope=self._fit.price,
+            choices={
+                f"stages[{stage}]": {plane: config_fields(transform) for plane, transform in chosen.items()}
+                for stage, chosen in sorted(self._fit.choices.items())
+            },
+        )
+
+
+@contextmanager
+def allocating(
+    plan: Plan,
+    task: Task,
+    reference: Reference,
+    *,
+    weights: Sequence[Tensor | None],
+    moments: Mapping[str, Tensor],
+    made: Choices,
+    files: Mapping[str, bytes],
+    progress: Progress,
+) -> Iterator[Allocation | None]:
+    """Choose what a recipe leaves to the rate allocation; None if that is nothing, or a lock holds the choices.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the recipe, which has a target.
+    task : Task
+        Gives the training rows for the sensitivity.
+    reference : Reference
+        The uncompressed model.
+    weights, moments
+        Row weights by stage, second moments by tensor.
+    made : mapping
+        Choices that are made already, as a lock holds them.
+    files : mapping
+        Contents of the files that are bundled.
+    progress : Progress
+        Told what is going on.
+
+    Raises
+    ------
+    PlanError
+        If the target is out of reach.
+    DataError
+        If the sensitivity needs training rows and there are none.
+    """
+    recipe = plan.recipe
+    stages = [stage for stage in open_choices(recipe) if stage not in made]
+    if not stages:
+        yield None
+        return
+    if recipe.lock is not None or recipe.allocate is None:
+        raise RecipeError(
+            f"the lock holds no choices for stages[{stages[0]}] ({recipe.stages[stages[0]].use}); remove the 'lock' key"
+        )
+    target = recipe.allocate.budget(reference.nbytes)
+    plan, known = settle(plan, reference.tensor, weights, made, moments, until=stages[0])
+    with ExitStack() as stack:
+        pool = _pool(plan, task, reference)
+        if pool is None:
+            sensitivity: Sensitivity = WeightError(reference)
+        else:
+            rows, population = plan.recipe.calibration.rows, len(task.calibration_texts())
+            sensitivity = stack.enter_context(fisher_information(reference, pool, rows, population, progress))
+            weights = unseen_weights(plan, weights, task, reference.tokenizer(), pool)
+        allocator = Allocator(
+            plan,
+            reference,
+            sensitivity,
+            weights=weights,
+            moments=moments,
+            made=known,
+            files=files,
+            progress=progress,
+        )
+        allocator.explore(target)
+        yield Allocation(allocator, target, sensitivity, known)
+
+
+def _pool(plan: Plan, task: Task, reference: Reference) -> Calibration | None:
+    """Training rows that losses are estimated on; None where the estimate needs none."""
+    settings = plan.recipe.allocate
+    chosen = settings.sensitivity if settings is not None else None
+    data = not isinstance(task, NoTask) and reference.kind != "safetensors"
+    if chosen == WeightError.name or (chosen is None and not data):
+        return None
+    rows = POOL * plan.recipe.calibration.rows
+    try:
+        if counts_tokens(plan):  # in the other texts, of which there should be as many
+            rows = min(rows, max(len(whole_texts(task.calibration_texts())) // 2, 1))
+        return calibration_batches(task, reference, rows)
+    except DataError as error:
+        raise DataError(
+            f"allocate: {error}; or allocate without data, with 'sensitivity: {WeightError.name}'"
+        ) from error

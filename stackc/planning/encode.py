@@ -1,0 +1,305 @@
+"""Encode one tensor through all stages, keeping what the file would hold after each of them."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+from stackc.core.entropy import entropy_bits
+from stackc.core.packer import Packer
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import (
+    Leaf,
+    SidePlane,
+    Stack,
+    as_planned,
+    decode,
+    encode_plane,
+    is_factor,
+    is_side,
+    join,
+    packer_at,
+    replace,
+    side_planes,
+    stored_planes,
+)
+from stackc.core.transform import Transform, Weighted
+from stackc.planning.factors import require_kept
+from stackc.planning.plan import TensorPlan, address
+from stackc.planning.zeroed import Zeroed, zeroed
+from stackc.util.errors import DependencyError, PlanError, StackcError, TensorError
+from stackc.util.peak_memory import MemoryMeter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stackc.planning.trained import Hardened, HardenedStages
+
+
+class EncodedTensor(NamedTuple):
+    """Result of `encode_tensor`: for every stage the stack with the packers that were chosen, the packed planes and the
+    seconds; order-0 entropies of the planes of the last one, and what was turned to zero in side information.
+    """
+
+    plan: TensorPlan
+    stacks: tuple[Stack, ...]
+    stages: tuple[tuple[bytes, ...], ...]
+    seconds: tuple[float, ...]
+    entropy_bits: Mapping[str, float]
+    zeroed: Sequence[Zeroed]
+
+    @property
+    def chosen_packers(self) -> dict[int, dict[str, Packer]]:
+        """By stage and address of the plane, the packers that a stage such as ``auto`` chose in its own place."""
+        chosen: dict[int, dict[str, Packer]] = {}
+        for index, step in enumerate(self.plan.steps):
+            for path, config in step.items():
+                if isinstance(config, Packer) and (packer := packer_at(self.stacks[-1], path)) != config:
+                    chosen.setdefault(index, {})[address(self.plan.name, path)] = packer
+        return chosen
+
+
+class Walker:
+    """The planes of one tensor between two stages.
+
+    Parameters
+    ----------
+    plan : TensorPlan
+        With settled transforms in the stages that are walked.
+    x : Tensor
+        The tensor.
+    weights : sequence
+        Row weights per stage, or None; they follow the rows through the transforms that keep them. Those of stages that
+        do not apply to this tensor, whose rows are others, are left out.
+    moments : mapping, optional
+        Second moments by tensor, for the calibrated stages; see `stackc.tasks.moments`. They follow the planes
+        through the transforms that hand them on.
+    healed : mapping, optional
+        What stages that train have left of the tensors, by stage.
+    keep_inputs : bool
+        Whether ``inputs`` keeps what every transform was given, by path.
+
+    Attributes
+    ----------
+    zeroed : list of Zeroed
+        What the stages so far have turned to zero in side information.
+    """
+
+    def __init__(
+        self,
+        plan: TensorPlan,
+        x: Tensor,
+        weights: Sequence[Tensor | None],
+        moments: Mapping[str, Tensor] | None = None,
+        healed: HardenedStages | None = None,
+        *,
+        keep_inputs: bool = False,
+    ) -> None:
+        self.plan = plan
+        self.inputs: dict[str, Tensor] = {}
+        self.zeroed: list[Zeroed] = []
+        self._keep_inputs = keep_inputs
+        self._healed = {stage: tensors[plan.name] for stage, tensors in (healed or {}).items() if plan.name in tensors}
+        self.planes: dict[str, tuple[PlaneSpec, Tensor]] = {"": (plan.spec, x)}
+        self._weights: list[dict[str, Tensor]] = [
+            {"": known} if known is not None and step else {} for known, step in zip(weights, plan.steps, strict=True)
+        ]
+        wanted = moments is not None and plan.name in moments and is_calibrated(plan)
+        self._moments: dict[str, Tensor] = {"": moments[plan.name]} if wanted and moments is not None else {}
+
+    def weighted(self, stage: int, path: str) -> Weighted:
+        """A plane with the row weights that a stage gives it.
+
+        Raises
+        ------
+        PlanError
+            If the stage has row weights and they do not reach this plane.
+        """
+        known = self._weights[stage]
+        if known and path not in known:
+            raise PlanError(
+                f"stages[{stage}]: its row weights do not reach {address(self.plan.name, path)}, whose rows are not "
+                "rows of the tensor; narrow 'on'"
+            )
+        return Weighted(self.planes[path][1], known.get(path))
+
+    def apply(self, stage: int) -> None:
+        """Run the transforms of one stage, or take what it has trained."""
+        if stage in self._healed:
+            self._take(stage, self._healed[stage])
+        for path, config in self.plan.steps[stage].items():
+            if isinstance(config, Packer):
+                continue
+            weights = self.weighted(stage, path).weights
+            spec, x = self.planes.pop(path)
+            if self._keep_inputs:
+                self.inputs[path] = x
+            with self.placed(stage, path, config):
+                made = encode_plane(config, x, spec, weights, self._moments.get(path))
+                self._watch(stage, path, config, spec, x, {plane: value for plane, (_, value) in made.items()})
+            del x
+            self._put(stage, path, config, made)
+
+    def _watch(
+        self, stage: int, path: str, config: Transform, spec: PlaneSpec, x: Tensor, planes: Mapping[str, Tensor]
+    ) -> None:
+        """Refuse what a lossy transform does to factors, and note what it turns to zero in other side information."""
+        if path and spec.is_real and not config.lossless:
+            stack = self.plan.stacks[stage]
+            factor = is_factor(stack, path)
+            if factor or is_side(stack, path):
+                after = config.decode(planes, spec)
+                if factor:
+                    require_kept(x, after)
+                else:
+                    self._note(zeroed(stage, path, x, after))
+        for plane, (before, after) in config.narrowed(x, planes).items():
+            self._note(zeroed(stage, join(path, plane), before, after))
+
+    def _note(self, found: Zeroed | None) -> None:
+        if found is not None:
+            self.zeroed.append(found)
+
+    def _take(self, stage: int, trained: Hardened) -> None:
+        specs = {plane.path: plane.spec for plane in stored_planes(self.plan.stacks[stage], self.plan.spec)}
+        for path, spec in specs.items():
+            difference = spec.mismatch(trained.planes[path])
+            if difference is not None:
+                where = f"stages[{stage}] on {address(self.plan.name, path)}"
+                raise TensorError(f"{where} broke its plan: {difference}; this is a bug in it")
+        before = {path: plane for path, (_, plane) in self.planes.items()}
+        self.planes = {path: (spec, trained.planes[path]) for path, spec in specs.items()}
+        if stage:
+            sides = [side_planes(stack, self.plan.spec) for stack in self.plan.stacks[stage - 1 : stage + 1]]
+            for was, now in zip(*sides, strict=True):
+                if now.spec.is_real:
+                    found = zeroed(stage, now.path, _plane(was, before), _plane(now, trained.planes), factor=now.factor)
+                    # Training has seen what zeros in a basis do; a block of zeros is the end of what was there.
+                    self._note(found and found._replace(matters=now.factor))
+        if self._keep_inputs:
+            self.inputs = dict(trained.inputs)
+
+    def forks(self, stage: int, path: str, configs: Sequence[Transform]) -> Iterator[Walker]:
+        """What this walker would be after each of several transforms of one plane; this one stays as it is.
+
+        Parameters
+        ----------
+        stage, path
+            Where the transforms are applied.
+        configs : sequence of Transform
+            Settled values of one transform, which may share work; see `Transform.encode_each`.
+        """
+        spec, x = self.planes[path]
+        weights, moments = self.weighted(stage, path).weights, self._moments.get(path)
+        made = configs[0].encode_each(x, weights, configs, moments)
+        for config in configs:
+            with self.placed(stage, path, config):
+                planes = as_planned(config, next(made), spec)
+            fork = copy.copy(self)
+            fork.planes = {other: held for other, held in self.planes.items() if other != path}
+            fork._weights = [dict(known) for known in self._weights]
+            fork._moments = dict(self._moments)
+            fork.zeroed = list(self.zeroed)
+            fork._put(stage, path, config, planes)
+            yield fork
+
+    def _put(self, stage: int, path: str, config: Transform, made: Mapping[str, tuple[PlaneSpec, Tensor]]) -> None:
+        """Put the planes that a transform made in the place of the one that it took."""
+        moments = self._moments.pop(path, None)
+        self.planes.update({join(path, plane): value for plane, value in made.items()})
+        planes = {plane: value for plane, (_, value) in made.items()}
+        self._carry(stage, path, config, planes)
+        if moments is not None:
+            carried = config.carry_moments(moments, planes)
+            self._moments.update({join(path, plane): moments for plane, moments in carried.items()})
+
+    @contextmanager
+    def placed(self, stage: int | None, path: str, config: Transform | Packer) -> Iterator[None]:
+        """Name the stage and the plane in the errors of the block."""
+        where = f"{config.name} on" if stage is None else f"stages[{stage}] ({config.name}) on"
+        try:
+            yield
+        except DependencyError:
+            raise
+        except (StackcError, RuntimeError) as error:  # torch's own, such as memory that it does not get
+            raise TensorError(f"{where} {address(self.plan.name, path)}: {' '.join(str(error).split())}") from error
+
+    def _carry(self, stage: int, path: str, transform: Transform, made: Mapping[str, Tensor]) -> None:
+        for known in self._weights[stage:]:
+            if path in known:
+                carried = transform.carry(known[path], made)
+                known.update({join(path, plane): w for plane, w in carried.items()})
+
+
+def _plane(side: SidePlane, planes: Mapping[str, Tensor]) -> Tensor:
+    return decode(side.stack, side.spec, lambda path, spec, packer: planes[path], side.path)
+
+
+def is_calibrated(plan: TensorPlan) -> bool:
+    """Whether a stage uses the second moments of what this tensor is multiplied with."""
+    return any(isinstance(config, Transform) and config.calibrated for step in plan.steps for config in step.values())
+
+
+def encode_tensor(
+    plan: TensorPlan,
+    x: Tensor,
+    weights: Sequence[Tensor | None],
+    *,
+    moments: Mapping[str, Tensor] | None = None,
+    healed: HardenedStages | None = None,
+    every_stage: bool = True,
+    meter: MemoryMeter | None = None,
+) -> EncodedTensor:
+    """Encode and pack one tensor.
+
+    Parameters
+    ----------
+    plan : TensorPlan
+        Settled plan of this tensor.
+    x : Tensor
+        The tensor; left as it was.
+    weights : sequence of Tensor or None
+        Row weights for each stage, or None.
+    moments : mapping, optional
+        Second moments by tensor.
+    healed : mapping, optional
+        What stages that train have left of the tensors, by stage.
+    every_stage : bool
+        Whether to pack also what each stage but the last leaves behind.
+    meter : MemoryMeter, optional
+        Told which stage is running, as ``str(stage)``.
+
+    Raises
+    ------
+    TensorError
+        If a transform refuses the data, with stage, tensor and plane.
+    """
+    walker = Walker(plan, x, weights, moments, healed)
+    del x  # the walker drops it once a transform has split it
+    packed: dict[tuple[str, Packer], tuple[Packer, bytes]] = {}
+    stacks, stages, seconds = [], [], []
+    last = len(plan.steps) - 1
+    for index, stack in enumerate(plan.stacks):
+        begin = time.perf_counter()
+        with meter.during(str(index)) if meter else nullcontext():
+            walker.apply(index)
+            if index in plan.trained:
+                packed.clear()
+            stored = []
+            for planned in stored_planes(stack, plan.spec) if every_stage or index == last else ():
+                key = (planned.path, planned.packer)
+                if key not in packed:
+                    with walker.placed(None, planned.path, planned.packer):
+                        packed[key] = planned.packer.choose(walker.planes[planned.path][1], planned.spec)
+                chosen, data = packed[key]
+                if chosen is not planned.packer:
+                    stack = replace(stack, planned.path, Leaf(chosen))
+                stored.append(data)
+        stacks.append(stack)
+        stages.append(tuple(stored))
+        seconds.append(time.perf_counter() - begin)
+    entropy = {path: entropy_bits(value) for path, (_, value) in walker.planes.items()}
+    return EncodedTensor(plan, tuple(stacks), tuple(stages), tuple(seconds), entropy, walker.zeroed)

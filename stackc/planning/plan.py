@@ -1,0 +1,342 @@
+"""From a recipe and the specs of a model to a stack for every tensor; no weight is read.
+
+Each stage rewrites the planes that it matches. What a stage's pattern matches but its `plan` refuses is skipped and
+listed with the reason; a stage that is left with nothing is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from stackc.core.packer import Packer
+from stackc.core.registry import find_packer
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import (
+    MAX_DEPTH,
+    Branch,
+    Leaf,
+    Stack,
+    branches,
+    join,
+    node_at,
+    plan_of,
+    replace,
+    stored_planes,
+    with_transforms,
+)
+from stackc.core.training import TrainingStage
+from stackc.core.transform import Transform
+from stackc.recipe.recipe import Recipe, Stage
+from stackc.util.errors import PlanError, SpecError
+from stackc.util.nearest import nearest
+from stackc.util.patterns import is_literal, matches, names_planes
+
+#: ``{stage: {plane: settled transform}}``, planes written as ``tensor`` or ``tensor/path``.
+Choices = Mapping[int, Mapping[str, Transform | Packer]]
+
+
+class Skipped(NamedTuple):
+    """A plane that a stage's pattern matches and its plan refuses."""
+
+    plane: str
+    reason: str
+
+
+class TensorPlan(NamedTuple):
+    """What happens to one tensor.
+
+    ``steps[i]`` holds the transforms and packers that stage ``i`` puts at which paths, ``stacks[i]`` the whole stack if
+    the recipe stopped after stage ``i``; open ends are closed with the default packer. ``trained`` are the stages that
+    train this tensor: they split nothing, but may settle transforms of the stack anew.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    spec: PlaneSpec
+    steps: tuple[Mapping[str, Transform | Packer], ...]
+    stacks: tuple[Stack, ...]
+    trained: frozenset[int] = frozenset()
+
+
+class StagePlan(NamedTuple):
+    """What one stage does over the model."""
+
+    stage: Stage
+    matched: int
+    skipped: tuple[Skipped, ...]
+    settled: bool
+
+
+class Plan(NamedTuple):
+    """The whole recipe, planned."""
+
+    recipe: Recipe
+    tensors: tuple[TensorPlan, ...]
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def settled(self) -> bool:
+        """Whether every stage's choices are made, so that the specs are exact and not upper bounds."""
+        return all(stage.settled for stage in self.stages)
+
+
+class _Growing:
+    """The stack of one tensor while stages are applied to it."""
+
+    def __init__(self, names: tuple[str, ...], spec: PlaneSpec, default: Packer) -> None:
+        self.names = names
+        self.spec = spec
+        self.open: dict[str, PlaneSpec] = {"": spec}
+        self.packed: dict[str, str] = {}
+        self.stack: Stack = Leaf(default)
+        self.default = default
+        self.steps: list[dict[str, Transform | Packer]] = []
+        self.stacks: list[Stack] = []
+        self.trained: set[int] = set()
+
+    def train(self, stage: int, transforms: Mapping[str, Transform | Packer]) -> None:
+        """Let a stage train this tensor; ``transforms`` by address are those that it has settled anew."""
+        self.trained.add(stage)
+        own = {path: transforms.get(address(self.names[0], path)) for path in branches(self.stack)}
+        changed = {path: config for path, config in own.items() if isinstance(config, Transform)}
+        if changed:
+            self.stack = with_transforms(self.stack, changed)
+            leaves = {plane.path: plane.spec for plane in stored_planes(self.stack, self.spec)}
+            self.open = {path: leaves[path] for path in self.open}
+
+    def put(self, path: str, config: Transform | Packer, use: str) -> str | None:
+        """Apply a transform or packer to an open plane; if it does not fit, say why and leave everything as it was."""
+        spec = self.open[path]
+        reason = refusal(config, spec)
+        if reason is not None:
+            return reason
+        if isinstance(config, Packer):
+            self.stack = replace(self.stack, path, Leaf(config))
+            self.packed[path] = use
+        else:
+            specs = plan_of(config, spec)
+            above = path.count("/") + 1 if path else 0
+            if above + 2 > MAX_DEPTH:  # the transform and a packer
+                return f"a stack is at most {MAX_DEPTH} stages deep"
+            self.stack = replace(self.stack, path, Branch(config, {plane: Leaf(self.default) for plane in specs}))
+            self.open.update({join(path, plane): planned for plane, planned in specs.items()})
+        del self.open[path]
+        self.steps[-1][path] = config
+        return None
+
+
+def refusal(config: Transform | Packer, spec: PlaneSpec) -> str | None:
+    """Why a transform or packer cannot take a plane with this spec, or None if it can."""
+    if isinstance(config, Packer):
+        return config.refusal(spec)
+    try:
+        plan_of(config, spec)
+    except SpecError as error:
+        return str(error)
+    return None
+
+
+def address(tensor: str, path: str) -> str:
+    """A plane as recipes and messages write it: ``tensor`` or ``tensor/path``."""
+    return f"{tensor}/{path}" if path else tensor
+
+
+def plan_recipe(
+    recipe: Recipe,
+    specs: Mapping[str, PlaneSpec],
+    ties: Mapping[str, str] | None = None,
+    choices: Choices | None = None,
+) -> Plan:
+    """Plan every stage for every tensor.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Validated recipe.
+    specs : mapping
+        Spec of each distinct tensor by its first name.
+    ties : mapping, optional
+        Further names of tensors: ``{other name: first name}``. Patterns match any name of a tensor.
+    choices : mapping, optional
+        Settled transforms for stages that choose from data; where missing, upper bounds are planned.
+
+    Raises
+    ------
+    PlanError
+        If a stage matches nothing, or a plane that it names without wildcards does not fit it.
+
+    Examples
+    --------
+    >>> from stackc.recipe.parse import recipe_from
+    >>> recipe = recipe_from({"stages": [{"use": "int", "bits": 4}]})
+    >>> plan = plan_recipe(recipe, {"a": PlaneSpec((3, 5), "float32")})
+    >>> list(plan.tensors[0].steps[0])
+    ['']
+    """
+    default = find_packer("raw")
+    others: dict[str, list[str]] = {}
+    for other, first in (ties or {}).items():
+        others.setdefault(first, []).append(other)
+    growing = [_Growing((name, *others.get(name, [])), spec, default) for name, spec in specs.items()]
+    stages = tuple(
+        _apply(stage, index, growing, (choices or {}).get(index, {})) for index, stage in enumerate(recipe.stages)
+    )
+    tensors = tuple(
+        TensorPlan(g.names[0], g.names, g.spec, tuple(g.steps), tuple(g.stacks), frozenset(g.trained)) for g in growing
+    )
+    return Plan(recipe, tensors, stages)
+
+
+class _Tried(NamedTuple):
+    """A plane that a stage's patterns match, and why it does not fit, if so."""
+
+    tensor: _Growing
+    path: str
+    spec: PlaneSpec
+    refusal: str | None
+
+    @property
+    def plane(self) -> str:
+        return address(self.tensor.names[0], self.path)
+
+
+def _apply(
+    stage: Stage, index: int, growing: Sequence[_Growing], choices: Mapping[str, Transform | Packer]
+) -> StagePlan:
+    if isinstance(stage.config, TrainingStage):
+        return _train(stage, index, growing, choices)
+    tried: list[_Tried] = []
+    settled = True
+    for tensor in growing:
+        tensor.steps.append({})
+        for path, spec in list(tensor.open.items()):
+            if not means(stage, tensor.names, path, _parent(tensor.stack, path)):
+                continue
+            config = choices.get(address(tensor.names[0], path), stage.config)
+            assert not isinstance(config, TrainingStage)
+            refusal = tensor.put(path, config, f"stages[{index}] ({stage.use})")
+            tried.append(_Tried(tensor, path, spec, refusal))
+            if refusal is None and isinstance(config, Transform):
+                settled &= config.settled
+        tensor.stacks.append(tensor.stack)
+    skipped = [one for one in tried if one.refusal is not None]
+    if not stage.allow_empty:
+        _require_named(stage, index, growing, tried)
+        if len(skipped) == len(tried):
+            raise PlanError(_nothing(stage, index, stage.on, growing, skipped))
+    return StagePlan(
+        stage, len(tried) - len(skipped), tuple(Skipped(one.plane, one.refusal or "") for one in skipped), settled
+    )
+
+
+def means(stage: Stage, names: Sequence[str], path: str, parent: Transform | None) -> bool:
+    """Whether a stage is meant for a plane, whatever else it may be able to take.
+
+    Its patterns match, and the plane is not side information of an earlier stage of the same kind, such as the scale of
+    codes: nobody who quantises weights means the scales of what is quantised already; a pattern with a plane in it does.
+
+    Parameters
+    ----------
+    stage : Stage
+        Of the recipe.
+    names : sequence of str
+        All names of the tensor.
+    path : str
+        Of the plane in the tensor's stack.
+    parent : Transform, optional
+        What made the plane; None for the tensor itself.
+
+    Examples
+    --------
+    >>> from stackc.recipe.parse import recipe_from
+    >>> int8 = recipe_from({"stages": ["int8"]}).stages[0]
+    >>> means(int8, ["w"], "", None), means(int8, ["w"], "scale", int8.config)
+    (True, False)
+    """
+    if not matches(stage.on, names, path):
+        return False
+    side = parent is not None and path.rpartition("/")[2] in parent.side
+    return names_planes(stage.on) or not (side and isinstance(stage.config, type(parent)))
+
+
+def _parent(stack: Stack, path: str) -> Transform | None:
+    """The transform that makes a plane of a stack; None for the tensor itself."""
+    if not path:
+        return None
+    above = node_at(stack, path.rpartition("/")[0])
+    assert isinstance(above, Branch)
+    return above.transform
+
+
+def _train(
+    stage: Stage, index: int, growing: Sequence[_Growing], choices: Mapping[str, Transform | Packer]
+) -> StagePlan:
+    """A stage that trains tensors: it matches whole tensors of real numbers."""
+    matched = 0
+    for tensor in growing:
+        tensor.steps.append({})
+        if tensor.spec.is_real and matches(stage.on, tensor.names, ""):
+            tensor.train(index, choices)
+            matched += 1
+        tensor.stacks.append(tensor.stack)
+    if not matched and not stage.allow_empty:
+        on = f" on {', '.join(stage.on)}" if stage.on else ""
+        raise PlanError(
+            f"stages[{index}] ({stage.use}){on} matches no tensor of real numbers; it trains whole tensors, so 'on' names "
+            "tensors and no planes; 'stackc check' lists the tensors"
+        )
+    return StagePlan(stage, matched, (), True)
+
+
+def _require_named(stage: Stage, index: int, growing: Sequence[_Growing], tried: Sequence[_Tried]) -> None:
+    """Refuse a recipe that names a plane without wildcards which is not there or does not fit."""
+    names = {name for tensor in growing for name in tensor.names}
+    for pattern in stage.on:
+        if not (is_literal(pattern) or pattern in names):
+            continue
+        named = [one for one in tried if matches([pattern], one.tensor.names, one.path)]
+        if any(one.refusal is None for one in named):
+            continue
+        if named:
+            first = named[0]
+            raise PlanError(f"stages[{index}] ({stage.use}) does not fit {first.plane} ({first.spec}): {first.refusal}")
+        raise PlanError(_nothing(stage, index, [pattern], growing, []))
+
+
+def _nothing(
+    stage: Stage, index: int, patterns: Sequence[str], growing: Sequence[_Growing], skipped: Sequence[_Tried]
+) -> str:
+    """Why a stage has nothing to do, and what would help."""
+    on = f" on {', '.join(patterns)}" if patterns else ""
+    where = f"stages[{index}] ({stage.use}){on}"
+    if skipped:
+        # The reason that helps is that of the plane most people mean: the largest, not some mask or bias.
+        first = max(skipped, key=lambda one: one.spec.numel)
+        more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        remedy = "put it before the stages that make such planes, change 'on'" if first.path else "change 'on'"
+        return (
+            f"{where} fits none of the {len(skipped)} planes it matches: {first.plane}{more}: {first.refusal}; "
+            f"{remedy}, or say allow_empty: true"
+        )
+    packed = [
+        (g.names[0], path, by) for g in growing for path, by in g.packed.items() if matches(patterns, g.names, path)
+    ]
+    if packed:
+        name, path, by = packed[0]
+        return f"{where} comes too late: {address(name, path)} is already packed by {by}; put {stage.use} before it"
+    tensors = [name for g in growing for name in g.names]
+    tensor_globs = [pattern.partition("/")[0] for pattern in patterns if not pattern.startswith("!")]
+    if tensor_globs and not any(matches(tensor_globs, [name], "") for name in tensors):
+        hint = nearest(tensor_globs[0].strip("*"), tensors)
+        return f"{where} matches no tensor of the model{hint}; 'stackc check' lists the tensors"
+    planes = sorted({path.rpartition("/")[2] for g in growing for path in g.open if path})
+    known = f"the planes at this point are {', '.join(planes)}" if planes else "no stage before it makes planes"
+    return f"{where} matches no plane: {known}; or say allow_empty: true"
+
+
+def planes_of_stage(plan: Plan, index: int) -> Iterator[tuple[TensorPlan, str, Transform | Packer]]:
+    """Every plane that a stage applies to, with what it applies."""
+    for tensor in plan.tensors:
+        for path, config in tensor.steps[index].items():
+            yield tensor, path, config

@@ -1,0 +1,117 @@
+"""Decode and judge the file of every stage: the rows of the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stackc.artifact.reader import Artifact
+from stackc.planning.balance import cautions
+from stackc.planning.encode_model import EncodedModel
+from stackc.planning.plan import Plan, StagePlan
+from stackc.planning.zeroed import Zeroed, zero_cautions
+from stackc.reporting.report import StageRow, ZeroedRow
+from stackc.reporting.weight_errors import decode_and_compare
+from stackc.tasks.judge import Judge
+from stackc.util.clock import Clock
+from stackc.util.progress import Progress
+
+if TYPE_CHECKING:
+    from stackc.models import Reference
+
+
+def stage_rows(
+    plan: Plan,
+    reference: Reference,
+    paths: Sequence[Path],
+    encoded: EncodedModel,
+    judge: Judge | None,
+    clock: Clock,
+    progress: Progress,
+) -> list[StageRow]:
+    """Decode and judge every file: one row for each stage, or one for the whole recipe if there is one file only.
+
+    Parameters
+    ----------
+    plan : Plan
+        What was encoded.
+    reference : Reference
+        What decoded weights are compared with.
+    paths : sequence of Path
+        The files, in the order of the stages.
+    encoded : EncodedModel
+        How the files were made.
+    judge : Judge or None
+        Gives scores; without one there are none.
+    clock : Clock
+        Told of the seconds of ``decode`` and ``evaluate``.
+    progress : Progress
+        Told of the tensors that are decoded.
+    """
+    rows: list[StageRow] = []
+    before = reference.nbytes
+    first = len(plan.stages) - len(paths)
+    with Artifact(paths[-1]) as artifact:
+        lengths = {
+            (tensor, stored.planned.path): stored.length
+            for tensor in artifact.specs
+            for stored in artifact.planes(tensor)
+        }
+    heavy = cautions(plan, lambda tensor, plane: lengths[tensor.name, plane.path])
+    lost = zero_cautions(plan, encoded.zeroed)
+    for last, (path, size) in enumerate(zip(paths, encoded.file_bytes, strict=True), start=first):
+        stages = plan.stages if len(paths) == 1 else plan.stages[last : last + 1]
+        label = plan.recipe.name if len(stages) > 1 else stages[0].stage.use
+        with clock.measure("decode"):
+            decoded = decode_and_compare(path, reference, f"after {label}", progress, keep=judge is not None)
+        score = None
+        if judge is not None and decoded.state is not None:
+            with clock.measure("evaluate"):
+                score = judge.score(f"after {label}", decoded.state, decoded.digest)
+        indices = range(last + 1 - len(stages), last + 1)
+        rows.append(
+            StageRow(
+                use=label,
+                description=", ".join(stage.stage.describe() for stage in stages),
+                planes=sum(stage.matched for stage in stages),
+                skipped=sum(len(stage.skipped) for stage in stages),
+                skipped_reasons=_reasons(stages),
+                bytes_if_stopped_here=size,
+                saved_bytes=before - size,
+                stage_ratio=before / size,
+                ratio=reference.nbytes / size,
+                bits_per_parameter=8 * size / max(reference.parameters, 1),
+                weight_error=decoded.weight_error,
+                score=score,
+                encode_seconds=sum(encoded.encode_seconds[index] for index in indices),
+                decode_seconds=decoded.seconds,
+                peak_memory_bytes=max((encoded.peaks.get(str(index), 0) for index in indices), default=0),
+                caution="; ".join(found[index] for index in indices for found in (heavy, lost) if index in found),
+                zeroed=_zeroed(encoded.zeroed, indices),
+            )
+        )
+        before = size
+    return rows
+
+
+def _reasons(stages: Sequence[StagePlan]) -> list[str]:
+    counts = Counter(skipped.reason for stage in stages for skipped in stage.skipped)
+    return [f"{count} x {reason}" for reason, count in counts.most_common()]
+
+
+def _zeroed(found: Sequence[Zeroed], stages: range) -> list[ZeroedRow]:
+    planes: dict[tuple[int, str], list[Zeroed]] = {}
+    for one in found:
+        if one.stage in stages:
+            planes.setdefault((one.stage, one.path), []).append(one)
+    return [
+        ZeroedRow(
+            plane=path,
+            zeroed=sum(one.zeros for one in several),
+            values=sum(one.values for one in several),
+            tensors=len(several),
+        )
+        for (_, path), several in sorted(planes.items())
+    ]

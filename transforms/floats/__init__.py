@@ -1,0 +1,3 @@
+"""Lossless compression of real numbers: the packer, how it splits them, and its kernel."""
+
+from .stage import Floats as Floats
