@@ -24,10 +24,11 @@ from stackc.healing.student import Student
 from stackc.healing.train import PRICED_EVERY, distillation_loss
 from stackc.models import open_reference
 from stackc.planning.encode import Walker
-from stackc.planning.plan import plan_recipe
+from stackc.planning.program import Program, Session
 from stackc.planning.settle import settle
 from stackc.recipe.parse import recipe_from
 from stackc.tasks.calibration import named_weights
+from stackc.tasks.none import NoTask
 
 STAGES = [
     {"use": "prune", "on": "*.word_embeddings.weight", "rows": 0.5},
@@ -72,14 +73,14 @@ def main() -> None:
 
 def _healed(reference, rate: float) -> Callable[..., None]:
     recipe = recipe_from({"stages": STAGES})
-    plan, _ = settle(plan_recipe(recipe, reference.specs), reference.tensor, [None] * len(STAGES))
+    plan = settle(Program.of(recipe, reference.specs), Session(reference, NoTask())).plan
     model = reference.build()
     places = named_weights(model, reference)
     tensors = {}
     for tensor in plan.tensors:
         if tensor.name not in places:
             continue
-        walker = Walker(tensor, reference.tensor(tensor.name), [None] * len(STAGES), keep_inputs=True)
+        walker = Walker(tensor, reference.tensor(tensor.name), keep_inputs=True)
         for stage in range(len(STAGES)):
             walker.apply(stage)
         start = Start({path: plane for path, (_, plane) in walker.planes.items()}, walker.inputs)

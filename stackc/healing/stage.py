@@ -1,4 +1,4 @@
-"""One heal stage of a run: from the planes of the stages before it to planes that were trained."""
+"""The heal stages of a run: from the planes of the stages before to planes that were trained."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stackc.artifact.writer import ArtifactWriter
-from stackc.core.packer import Packer
 from stackc.core.stack import join, stored_planes, with_transforms
 from stackc.core.transform import Transform
 from stackc.healing.batches import Batches
-from stackc.healing.checkpoint import CheckpointFolder
 from stackc.healing.checks import heal_settings, heal_stages
 from stackc.healing.latents import TrainedTensor
 from stackc.healing.memory import keeping_freed_memory
@@ -27,23 +25,21 @@ from stackc.healing.texts import TrainingTexts, training_texts
 from stackc.healing.train import Rows, Trained, Training
 from stackc.models import open_reference
 from stackc.models.forward import padding_token, require_tokens
-from stackc.planning.encode import Walker
-from stackc.planning.plan import Choices, Plan, TensorPlan, address
+from stackc.planning.encode import walk
+from stackc.planning.plan import TensorPlan, address
+from stackc.planning.program import Program, Session
 from stackc.planning.settle import settle
 from stackc.planning.trained import Hardened
 from stackc.recipe.lock import settings_fingerprint, versions
-from stackc.recipe.recipe import Recipe
 from stackc.tasks.calibration import named_weights
 from stackc.util.errors import ModelError, PlanError
 from stackc.util.lazy import torch
 from stackc.util.parallel import map_ordered
-from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from stackc.models import Reference
-    from stackc.tasks import Task
 
 
 #: Files that decide how a tokenizer splits texts.
@@ -66,91 +62,57 @@ class Healed(NamedTuple):
         }
 
 
-class AllHealed(NamedTuple):
-    """What all heal stages of a recipe leave: the settled plan, all choices, and what was trained, by stage."""
-
-    plan: Plan
-    choices: dict[int, dict[str, Transform | Packer]]
-    tensors: dict[int, Mapping[str, Hardened]]
-    summaries: list[HealingSummary]
-
-
-class Healing:
-    """Everything that the heal stages of one run share.
+def heal(program: Program, session: Session) -> tuple[Program, list[HealingSummary]]:
+    """Train at every heal stage, in order; stages before each are settled on what those before have trained.
 
     Parameters
     ----------
-    reference : Reference
-        The uncompressed model that the stack was made of.
-    teacher : Reference
-        Whose answers are matched where a stage names no teacher.
-    task : Task
-        Gives training rows.
-    weights, moments
-        Row weights by stage and second moments by tensor, for walking through the stages before.
-    files : mapping
-        Contents of the files that are bundled.
-    checkpoints : CheckpointFolder
-        Where trainings are continued from.
-    progress : Progress
-        Told what is going on.
+    program : Program
+        Of the recipe, with the choices that are made already.
+    session : Session
+        Gives the model, the teacher and the training rows.
+
+    Returns
+    -------
+    Program, list of HealingSummary
+        The settled program, and how each training went.
+    """
+    summaries = []
+    for index in heal_stages(program.recipe):
+        program = settle(program, session, until=index)
+        healed = Healing(program, session, index).run()
+        choices = {**program.choices, index: {**program.choices.get(index, {}), **healed.transforms}}
+        trained = {**program.trained, index: healed.tensors}
+        program = program.with_choices(choices)._replace(trained=trained)
+        summaries.append(healed.summary)
+    return settle(program, session), summaries
+
+
+class Healing:
+    """One heal stage of a program that is settled up to it.
+
+    Parameters
+    ----------
+    program : Program
+        With the results of the heal stages before.
+    session : Session
+        Gives the model, the teacher and the training rows.
+    index : int
+        The stage.
     """
 
-    def __init__(
-        self,
-        reference: Reference,
-        teacher: Reference,
-        task: Task,
-        *,
-        weights: Sequence[Tensor | None],
-        moments: Mapping[str, Tensor],
-        files: Mapping[str, bytes],
-        checkpoints: CheckpointFolder,
-        progress: Progress,
-    ) -> None:
-        self._reference = reference
-        self._teacher = teacher
-        self._task = task
-        self._weights = weights
-        self._moments = moments
-        self._files = files
-        self._checkpoints = checkpoints
-        self._progress = progress
+    def __init__(self, program: Program, session: Session, index: int) -> None:
+        self._program = program
+        self._session = session
+        self._index = index
+        self._settings = heal_settings(program.recipe, index)
+        teacher = self._settings.teacher
+        self._teacher = (
+            session.teacher if teacher is None else open_reference(teacher, allow_code=program.recipe.allow_code)
+        )
 
-    def run_all(self, plan: Plan, choices: Choices) -> AllHealed:
-        """Train at every heal stage, in order; stages before each are settled on what those before have trained.
-
-        Parameters
-        ----------
-        plan : Plan
-            Of the recipe.
-        choices : mapping
-            Choices that are made already, by stage and plane.
-        """
-        made: dict[int, dict[str, Transform | Packer]] = {stage: dict(chosen) for stage, chosen in choices.items()}
-        healed: dict[int, Mapping[str, Hardened]] = {}
-        summaries = []
-        load = self._reference.tensor
-        for index in heal_stages(plan.recipe):
-            plan, made = settle(plan, load, self._weights, made, self._moments, index, healed)
-            result = self.run(plan, index, healed)
-            healed[index] = result.tensors
-            made[index] = {**made.get(index, {}), **result.transforms}
-            summaries.append(result.summary)
-        plan, made = settle(plan, load, self._weights, made, self._moments, healed=healed)
-        return AllHealed(plan, made, healed, summaries)
-
-    def run(self, plan: Plan, index: int, healed: Mapping[int, Mapping[str, Hardened]]) -> Healed:
-        """Train at one stage of a plan that is settled up to it.
-
-        Parameters
-        ----------
-        plan : Plan
-            Of the recipe.
-        index : int
-            The stage.
-        healed : mapping
-            Results of the heal stages before, by stage.
+    def run(self) -> Healed:
+        """Train.
 
         Raises
         ------
@@ -160,14 +122,15 @@ class Healing:
             If the model or the teacher does not run, or their classes differ.
         """
         with _accelerate_as_before():
-            return self._run(plan, index, healed)
+            return self._run()
 
-    def _run(self, plan: Plan, index: int, healed: Mapping[int, Mapping[str, Hardened]]) -> Healed:
-        heal = heal_settings(plan.recipe, index)
+    def _run(self) -> Healed:
+        heal, index, session = self._settings, self._index, self._session
+        plan, reference = self._program.plan, session.reference
         accelerator = _accelerator(heal, index)
-        starts = {tensor.name: self._start(tensor, index, healed) for tensor in plan.tensors if index in tensor.trained}
-        model = self._reference.build().float().to(accelerator.device)
-        places = named_weights(model, self._reference)
+        starts = {tensor.name: self._start(tensor) for tensor in plan.tensors if index in tensor.trained}
+        model = reference.build().float().to(accelerator.device)
+        places = named_weights(model, reference)
         tensors = {
             tensor.name: TrainedTensor(
                 tensor.stacks[index], tensor.spec, starts[tensor.name], heal.latent, accelerator.device
@@ -177,20 +140,17 @@ class Healing:
         }
         if not tensors:
             raise PlanError(f"stages[{index}] (heal): none of the tensors that it matches is a parameter of the model")
-        measure = _Measure(plan, index, self, healed, tensors)
+        measure = _Measure(self._program, session, index, tensors)
         with torch.no_grad():
             for tensor in plan.tensors:
                 if tensor.name in places and tensor.name not in tensors:
-                    value = self._start(tensor, index, healed).value(tensor.stacks[index], tensor.spec, "")
+                    value = self._start(tensor).value(tensor.stacks[index], tensor.spec, "")
                     places[tensor.name].copy_(value)
         student = Student(model, places, tensors)
-        teacher = (
-            self._teacher if heal.teacher is None else open_reference(heal.teacher, allow_code=plan.recipe.allow_code)
-        )
-        texts = training_texts(self._task, heal.data, heal.rows, heal.holdout, heal.augmented)
-        rows = self._rows(texts.texts, teacher, model, plan.recipe, index, heal.total_steps(len(texts.texts)))
-        held_out = self._rows(texts.held_out, teacher, model, plan.recipe, index)
-        _require_classes(model, rows.logits, teacher, index)
+        texts = training_texts(session.task, heal.data, heal.rows, heal.holdout, heal.augmented)
+        rows = self._rows(texts.texts, model, heal.total_steps(len(texts.texts)))
+        held_out = self._rows(texts.held_out, model)
+        _require_classes(model, rows.logits, self._teacher, index)
         training = Training(
             heal,
             student,
@@ -198,89 +158,59 @@ class Healing:
             rows=rows,
             held_out=held_out,
             measure=measure if measure.possible else None,
-            reference=self._reference.build().float().to(accelerator.device) if heal.hidden else None,
+            reference=reference.build().float().to(accelerator.device) if heal.hidden else None,
             accelerator=accelerator,
-            checkpoints=self._checkpoints.of_stage(index, self._identity(plan.recipe, index, teacher, texts)),
+            checkpoints=session.checkpoints.of_stage(index, self._identity(texts)),
         )
         with keeping_freed_memory():
-            trained = training.run(self._progress)
+            trained = training.run(session.progress)
         hardened = {name: tensor.harden() for name, tensor in tensors.items()}
-        return Healed(hardened, self._summary(heal, index, teacher, texts, trained, training, measure))
+        return Healed(hardened, self._summary(texts, trained, training, measure))
 
-    def walker(self, tensor: TensorPlan, healed: Mapping[int, Mapping[str, Hardened]]) -> Walker:
-        """A walk through the stages of one tensor."""
-        x = self._reference.tensor(tensor.name)
-        return Walker(tensor, x, self._weights, self._moments, healed, keep_inputs=True)
-
-    @property
-    def reference(self) -> Reference:
-        """The uncompressed model."""
-        return self._reference
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        """Contents of bundled files."""
-        return self._files
-
-    def _start(self, tensor: TensorPlan, index: int, healed: Mapping[int, Mapping[str, Hardened]]) -> Start:
-        walker = self.walker(tensor, healed)
-        for stage in range(index):
+    def _start(self, tensor: TensorPlan) -> Start:
+        walker = walk(self._program, self._session, tensor, keep_inputs=True)
+        for stage in range(self._index):
             walker.apply(stage)
         return Start({path: plane for path, (_, plane) in walker.planes.items()}, walker.inputs)
 
-    def _rows(
-        self,
-        texts: Sequence[str],
-        teacher: Reference,
-        model: nn.Module,
-        recipe: Recipe,
-        index: int,
-        steps: int | None = None,
-    ) -> Rows:
+    def _rows(self, texts: Sequence[str], model: nn.Module, steps: int | None = None) -> Rows:
         """Rows with the teacher's logits, those that are met in so many steps at least."""
-        tokenizer = self._reference.tokenizer()
-        ids = self._task.token_ids(texts, tokenizer)
-        heal = heal_settings(recipe, index)
-        batches = Batches(ids, heal.batch_size, _padding(model, tokenizer, heal, index), recipe.seed)
+        reference, task, heal = self._session.reference, self._session.task, self._settings
+        tokenizer = reference.tokenizer()
+        ids = task.token_ids(texts, tokenizer)
+        batches = Batches(
+            ids, heal.batch_size, _padding(model, tokenizer, heal, self._index), self._program.recipe.seed
+        )
         require_tokens(model, max(map(len, ids)), max(map(max, ids)), "the training rows")
         # A short training meets few of the rows, and asking the teacher is what takes long.
         met = range(len(texts)) if steps is None or steps >= len(batches) else batches.met(steps)
-        if _same_tokenizer(teacher, self._reference):
+        if _same_tokenizer(self._teacher, reference):
             asked = [ids[row] for row in met]
         else:
-            asked = self._task.token_ids([texts[row] for row in met], teacher.tokenizer())
-        labelled = teacher_logits(teacher, asked, progress=self._progress).logits
+            asked = task.token_ids([texts[row] for row in met], self._teacher.tokenizer())
+        labelled = teacher_logits(self._teacher, asked, progress=self._session.progress).logits
         logits = torch.zeros(len(texts), labelled.shape[1], dtype=torch.float32)
         logits[torch.tensor(met)] = labelled
         return Rows(batches, logits)
 
-    def _identity(self, recipe: Recipe, index: int, teacher: Reference, texts: TrainingTexts) -> dict[str, Any]:
+    def _identity(self, texts: TrainingTexts) -> dict[str, Any]:
         return {
-            "stage": index,
-            "settings": settings_fingerprint(recipe),
-            "reference": self._reference.fingerprint(),
-            "teacher": teacher.fingerprint(),
+            "stage": self._index,
+            "settings": settings_fingerprint(self._program.recipe),
+            "reference": self._session.reference.fingerprint(),
+            "teacher": self._teacher.fingerprint(),
             "texts": texts.fingerprint,
             "versions": versions(),
             "threads": torch.get_num_threads(),
         }
 
-    def _summary(
-        self,
-        heal: Heal,
-        index: int,
-        teacher: Reference,
-        texts: TrainingTexts,
-        trained: Trained,
-        training: Training,
-        measure: _Measure,
-    ) -> HealingSummary:
+    def _summary(self, texts: TrainingTexts, trained: Trained, training: Training, measure: _Measure) -> HealingSummary:
         estimated, packed = training.estimate(measure() if measure.possible and training.prices_bits else None)
         return HealingSummary(
-            stage=index,
-            latent=heal.latent,
-            teacher=teacher.source,
-            stronger_teacher=teacher.fingerprint() != self._reference.fingerprint(),
+            stage=self._index,
+            latent=self._settings.latent,
+            teacher=self._teacher.source,
+            stronger_teacher=self._teacher.fingerprint() != self._session.reference.fingerprint(),
             rows=len(texts.texts),
             held_out=len(texts.held_out),
             dropped=texts.dropped,
@@ -298,30 +228,23 @@ class Healing:
 class _Measure:
     """Packs all tensors as they are now with the packers of the stages that follow, to know the size of the file."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        index: int,
-        healing: Healing,
-        healed: Mapping[int, Mapping[str, Hardened]],
-        tensors: Mapping[str, TrainedTensor],
-    ) -> None:
-        self._plan = plan
-        self._healing = healing
+    def __init__(self, program: Program, session: Session, index: int, tensors: Mapping[str, TrainedTensor]) -> None:
+        self._plan = program.plan
+        self._session = session
         self._tensors = tensors
         self._others: dict[str, dict[str, Tensor]] = {}
-        self.possible = all(stage.stage.is_packer for stage in plan.stages[index + 1 :])
+        self.possible = all(stage.stage.is_packer for stage in program.plan.stages[index + 1 :])
         if self.possible:
-            for tensor in plan.tensors:
+            for tensor in program.plan.tensors:
                 if tensor.name not in tensors:
-                    walker = healing.walker(tensor, healed)
+                    walker = walk(program, session, tensor)
                     for stage in range(len(tensor.steps)):
                         walker.apply(stage)
                     self._others[tensor.name] = {path: plane for path, (_, plane) in walker.planes.items()}
 
     def __call__(self) -> Size:
         """The size of the file if training ended here."""
-        reference = self._healing.reference
+        reference = self._session.reference
 
         def pack(tensor: TensorPlan) -> tuple[TensorPlan, Any, list[bytes], dict[str, int]]:
             stack, planes = tensor.stacks[-1], self._others.get(tensor.name)
@@ -344,7 +267,7 @@ class _Measure:
             for tensor, stack, packed, priced in map_ordered(pack, self._plan.tensors):
                 writer.add(tensor.names, tensor.spec, stack, packed)
                 sizes |= priced
-            return Size(writer.projected_bytes(self._healing.files), sizes)
+            return Size(writer.projected_bytes(self._session.files), sizes)
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stackc.healing.batches import Batch, Batches
-from stackc.healing.checkpoint import Checkpoints
 from stackc.healing.latents import TrainedTensor
 from stackc.healing.price import REFRESH, Pricing, Size
 from stackc.healing.settings import Heal
 from stackc.healing.student import Student
 from stackc.healing.summary import CurvePoint
 from stackc.models.forward import forward_pass
+from stackc.util.checkpoints import Checkpoints
 from stackc.util.errors import ModelError
 from stackc.util.lazy import torch
 from stackc.util.progress import Progress

@@ -36,6 +36,7 @@ from stackc.util.peak_memory import MemoryMeter
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stackc.planning.program import Program, Session
     from stackc.planning.trained import Hardened, HardenedStages
 
 
@@ -71,13 +72,13 @@ class Walker:
         With settled transforms in the stages that are walked.
     x : Tensor
         The tensor.
-    weights : sequence
+    weights : sequence, optional
         Row weights per stage, or None; they follow the rows through the transforms that keep them. Those of stages that
         do not apply to this tensor, whose rows are others, are left out.
     moments : mapping, optional
         Second moments by tensor, for the calibrated stages; see `stackc.tasks.moments`. They follow the planes
         through the transforms that hand them on.
-    healed : mapping, optional
+    trained : mapping, optional
         What stages that train have left of the tensors, by stage.
     keep_inputs : bool
         Whether ``inputs`` keeps what every transform was given, by path.
@@ -92,9 +93,9 @@ class Walker:
         self,
         plan: TensorPlan,
         x: Tensor,
-        weights: Sequence[Tensor | None],
+        weights: Sequence[Tensor | None] = (),
         moments: Mapping[str, Tensor] | None = None,
-        healed: HardenedStages | None = None,
+        trained: HardenedStages | None = None,
         *,
         keep_inputs: bool = False,
     ) -> None:
@@ -102,10 +103,13 @@ class Walker:
         self.inputs: dict[str, Tensor] = {}
         self.zeroed: list[Zeroed] = []
         self._keep_inputs = keep_inputs
-        self._healed = {stage: tensors[plan.name] for stage, tensors in (healed or {}).items() if plan.name in tensors}
+        self._trained = {
+            stage: tensors[plan.name] for stage, tensors in (trained or {}).items() if plan.name in tensors
+        }
         self.planes: dict[str, tuple[PlaneSpec, Tensor]] = {"": (plan.spec, x)}
         self._weights: list[dict[str, Tensor]] = [
-            {"": known} if known is not None and step else {} for known, step in zip(weights, plan.steps, strict=True)
+            {"": known} if known is not None and step else {}
+            for known, step in zip(weights or [None] * len(plan.steps), plan.steps, strict=True)
         ]
         wanted = moments is not None and plan.name in moments and is_calibrated(plan)
         self._moments: dict[str, Tensor] = {"": moments[plan.name]} if wanted and moments is not None else {}
@@ -128,8 +132,8 @@ class Walker:
 
     def apply(self, stage: int) -> None:
         """Run the transforms of one stage, or take what it has trained."""
-        if stage in self._healed:
-            self._take(stage, self._healed[stage])
+        if stage in self._trained:
+            self._take(stage, self._trained[stage])
         for path, config in self.plan.steps[stage].items():
             if isinstance(config, Packer):
                 continue
@@ -243,30 +247,19 @@ def is_calibrated(plan: TensorPlan) -> bool:
     return any(isinstance(config, Transform) and config.calibrated for step in plan.steps for config in step.values())
 
 
-def encode_tensor(
-    plan: TensorPlan,
-    x: Tensor,
-    weights: Sequence[Tensor | None],
-    *,
-    moments: Mapping[str, Tensor] | None = None,
-    healed: HardenedStages | None = None,
-    every_stage: bool = True,
-    meter: MemoryMeter | None = None,
-) -> EncodedTensor:
+def walk(program: Program, session: Session, tensor: TensorPlan, *, keep_inputs: bool = False) -> Walker:
+    """The planes of one tensor of a program, before its first stage."""
+    x = session.reference.tensor(tensor.name)
+    return Walker(tensor, x, session.weights, session.moments, program.trained, keep_inputs=keep_inputs)
+
+
+def encode_tensor(walker: Walker, *, every_stage: bool = True, meter: MemoryMeter | None = None) -> EncodedTensor:
     """Encode and pack one tensor.
 
     Parameters
     ----------
-    plan : TensorPlan
-        Settled plan of this tensor.
-    x : Tensor
-        The tensor; left as it was.
-    weights : sequence of Tensor or None
-        Row weights for each stage, or None.
-    moments : mapping, optional
-        Second moments by tensor.
-    healed : mapping, optional
-        What stages that train have left of the tensors, by stage.
+    walker : Walker
+        At the beginning of a settled plan.
     every_stage : bool
         Whether to pack also what each stage but the last leaves behind.
     meter : MemoryMeter, optional
@@ -277,8 +270,7 @@ def encode_tensor(
     TensorError
         If a transform refuses the data, with stage, tensor and plane.
     """
-    walker = Walker(plan, x, weights, moments, healed)
-    del x  # the walker drops it once a transform has split it
+    plan = walker.plan
     packed: dict[tuple[str, Packer], tuple[Packer, bytes]] = {}
     stacks, stages, seconds = [], [], []
     last = len(plan.steps) - 1

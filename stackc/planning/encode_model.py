@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from stackc.artifact.writer import ArtifactWriter
 from stackc.core.packer import Packer
 from stackc.core.registry import find_packer
 from stackc.core.spec import PlaneSpec
-from stackc.planning.encode import EncodedTensor, encode_tensor
-from stackc.planning.plan import Plan, TensorPlan
+from stackc.planning.encode import EncodedTensor, encode_tensor, walk
+from stackc.planning.plan import TensorPlan
+from stackc.planning.program import Program, Session
 from stackc.planning.zeroed import Zeroed
 from stackc.util.errors import TensorError
 from stackc.util.parallel import map_ordered
 from stackc.util.peak_memory import MemoryMeter
-from stackc.util.progress import Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from stackc.models import Reference
-    from stackc.planning.trained import HardenedStages
 
 
 class EncodedModel(NamedTuple):
@@ -62,39 +56,24 @@ class EncodedModel(NamedTuple):
     zeroed: list[Zeroed]
 
 
-def encode_model(
-    plan: Plan,
-    reference: Reference,
-    weights: Sequence[Tensor | None],
-    moments: Mapping[str, Tensor],
-    healed: HardenedStages,
-    paths: Sequence[Path],
-    progress: Progress,
-) -> EncodedModel:
+def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> EncodedModel:
     """Stream all tensors through all stages.
 
     Parameters
     ----------
-    plan : Plan
+    program : Program
         Settled.
-    reference : Reference
-        The model.
-    weights : sequence of Tensor or None
-        Row weights for each stage, or None.
-    moments : mapping
-        Second moments by tensor.
-    healed : mapping
-        What stages that train have left of the tensors, by stage.
+    session : Session
+        Gives the tensors and what stages are given beside them.
     paths : sequence of Path
         A file for each of the last stages; the last one is the result.
-    progress : Progress
-        Told of the bytes that are encoded.
 
     Raises
     ------
     StackcError
         In one sentence, with stage and tensor.
     """
+    plan, reference = program.plan, session.reference
     first = len(plan.stages) - len(paths)
     kept, tokenizer = reference.companion_contents(), reference.tokenizer_contents()
     seconds = [0.0] * len(plan.stages)
@@ -105,22 +84,14 @@ def encode_model(
 
     with ExitStack() as stack:
         meter = stack.enter_context(MemoryMeter())
-        advance = stack.enter_context(progress.task("encode", reference.nbytes))
+        advance = stack.enter_context(session.progress.task("encode", reference.nbytes))
         writers = [stack.enter_context(ArtifactWriter(path, reference.kind, reference.config)) for path in paths]
 
         def one(tensor: TensorPlan) -> tuple[EncodedTensor, int]:
             try:
                 packed = len(_lossless(tensor.spec).pack(reference.tensor(tensor.name), tensor.spec))
                 # Read again, so that nothing here holds the tensor when its planes have taken its place.
-                encoded = encode_tensor(
-                    tensor,
-                    reference.tensor(tensor.name),
-                    weights,
-                    moments=moments,
-                    healed=healed,
-                    every_stage=first == 0,
-                    meter=meter,
-                )
+                encoded = encode_tensor(walk(program, session, tensor), every_stage=first == 0, meter=meter)
                 return encoded, packed
             except MemoryError as error:
                 raise TensorError(f"{tensor.name} ({tensor.spec}) does not fit in memory") from error

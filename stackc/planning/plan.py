@@ -106,11 +106,8 @@ class _Growing:
             self.open = {path: leaves[path] for path in self.open}
 
     def put(self, path: str, config: Transform | Packer, use: str) -> str | None:
-        """Apply a transform or packer to an open plane; if it does not fit, say why and leave everything as it was."""
+        """Apply a transform or packer to an open plane that it takes; if the stack is too deep for it, say so instead."""
         spec = self.open[path]
-        reason = refusal(config, spec)
-        if reason is not None:
-            return reason
         if isinstance(config, Packer):
             self.stack = replace(self.stack, path, Leaf(config))
             self.packed[path] = use
@@ -211,14 +208,13 @@ def _apply(
     for tensor in growing:
         tensor.steps.append({})
         for path, spec in list(tensor.open.items()):
-            if not means(stage, tensor.names, path, _parent(tensor.stack, path)):
+            action = action_of(stage, choices, tensor.names, path, spec, _parent(tensor.stack, path))
+            if action is None:
                 continue
-            config = choices.get(address(tensor.names[0], path), stage.config)
-            assert not isinstance(config, TrainingStage)
-            refusal = tensor.put(path, config, f"stages[{index}] ({stage.use})")
+            refusal = action.refusal or tensor.put(path, action.config, f"stages[{index}] ({stage.use})")
             tried.append(_Tried(tensor, path, spec, refusal))
-            if refusal is None and isinstance(config, Transform):
-                settled &= config.settled
+            if refusal is None and isinstance(action.config, Transform):
+                settled &= action.config.settled
         tensor.stacks.append(tensor.stack)
     skipped = [one for one in tried if one.refusal is not None]
     if not stage.allow_empty:
@@ -230,34 +226,56 @@ def _apply(
     )
 
 
-def means(stage: Stage, names: Sequence[str], path: str, parent: Transform | None) -> bool:
-    """Whether a stage is meant for a plane, whatever else it may be able to take.
+class Action(NamedTuple):
+    """What a stage does with a plane that it is meant for, and why it cannot, if so."""
 
-    Its patterns match, and the plane is not side information of an earlier stage of the same kind, such as the scale of
-    codes: nobody who quantises weights means the scales of what is quantised already; a pattern with a plane in it does.
+    config: Transform | Packer
+    refusal: str | None
+
+
+def action_of(
+    stage: Stage,
+    choices: Mapping[str, Transform | Packer],
+    names: Sequence[str],
+    path: str,
+    spec: PlaneSpec,
+    parent: Transform | None,
+) -> Action | None:
+    """What a stage does with a plane; None if it is not meant for it, whatever it may be able to take.
+
+    It is if its patterns match and the plane is not side information of an earlier stage of the same kind, such as the scale
+    of codes: nobody who quantises weights means the scales of what is quantised already; a pattern with a plane in it does.
+    Stages that train act on tensors and not on planes.
 
     Parameters
     ----------
     stage : Stage
         Of the recipe.
+    choices : mapping
+        Of this stage, by address of the plane; without one the plane gets what the recipe says.
     names : sequence of str
         All names of the tensor.
     path : str
         Of the plane in the tensor's stack.
+    spec : PlaneSpec
+        Of the plane.
     parent : Transform, optional
         What made the plane; None for the tensor itself.
 
     Examples
     --------
     >>> from stackc.recipe.parse import recipe_from
-    >>> int8 = recipe_from({"stages": ["int8"]}).stages[0]
-    >>> means(int8, ["w"], "", None), means(int8, ["w"], "scale", int8.config)
-    (True, False)
+    >>> int8, spec = recipe_from({"stages": ["int8"]}).stages[0], PlaneSpec((3, 5), "float32")
+    >>> action_of(int8, {}, ["w"], "", spec, None).refusal, action_of(int8, {}, ["w"], "scale", spec, int8.config)
+    (None, None)
     """
-    if not matches(stage.on, names, path):
-        return False
+    if isinstance(stage.config, TrainingStage) or not matches(stage.on, names, path):
+        return None
     side = parent is not None and path.rpartition("/")[2] in parent.side
-    return names_planes(stage.on) or not (side and isinstance(stage.config, type(parent)))
+    if side and isinstance(stage.config, type(parent)) and not names_planes(stage.on):
+        return None
+    config = choices.get(address(names[0], path), stage.config)
+    return Action(config, refusal(config, spec))
 
 
 def _parent(stack: Stack, path: str) -> Transform | None:

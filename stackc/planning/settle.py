@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 from stackc.core.packer import Packer
 from stackc.core.transform import Transform, Weighted
-from stackc.planning.encode import Walker
-from stackc.planning.plan import Choices, Plan, TensorPlan, address, plan_recipe, planes_of_stage
+from stackc.planning.encode import walk
+from stackc.planning.plan import TensorPlan, address, planes_of_stage
+from stackc.planning.program import Program, Session
 from stackc.util.errors import PlanError, StackcError, TensorError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from stackc.planning.trained import HardenedStages
-
-#: Loads one tensor by its first name.
-Load = Callable[[str], "Tensor"]
 
 
 class _LazyPlanes(Mapping[str, Weighted]):
@@ -26,27 +18,19 @@ class _LazyPlanes(Mapping[str, Weighted]):
     ``given`` is the address of the plane that was given last, for error messages; None while one is being computed.
     """
 
-    def __init__(
-        self,
-        places: Mapping[str, tuple[TensorPlan, str]],
-        stage: int,
-        load: Load,
-        weights: Sequence[Tensor | None],
-        moments: Mapping[str, Tensor] | None,
-        healed: HardenedStages | None,
-    ) -> None:
+    def __init__(self, program: Program, session: Session, stage: int) -> None:
         self.given: str | None = None
-        self._places = places
+        self._program = program
+        self._session = session
         self._stage = stage
-        self._load = load
-        self._weights = weights
-        self._moments = moments
-        self._healed = healed
+        self._places: dict[str, tuple[TensorPlan, str]] = {
+            address(tensor.name, path): (tensor, path) for tensor, path, _ in planes_of_stage(program.plan, stage)
+        }
 
     def __getitem__(self, plane: str) -> Weighted:
         tensor, path = self._places[plane]
         self.given = None
-        walker = Walker(tensor, self._load(tensor.name), self._weights, self._moments, self._healed)
+        walker = walk(self._program, self._session, tensor)
         for before in range(self._stage):
             walker.apply(before)
         weighted = walker.weighted(self._stage, path)
@@ -60,55 +44,31 @@ class _LazyPlanes(Mapping[str, Weighted]):
         return len(self._places)
 
 
-def settle(
-    plan: Plan,
-    load: Load,
-    weights: Sequence[Tensor | None],
-    choices: Choices | None = None,
-    moments: Mapping[str, Tensor] | None = None,
-    until: int | None = None,
-    healed: HardenedStages | None = None,
-) -> tuple[Plan, dict[int, dict[str, Transform | Packer]]]:
-    """Settle every stage of a plan, in order, and plan again with what was chosen.
+def settle(program: Program, session: Session, until: int | None = None) -> Program:
+    """Settle every stage of a program, in order, and plan again with what was chosen.
 
     Parameters
     ----------
-    plan : Plan
-        As planned from the specs.
-    load : callable
-        Loads one tensor.
-    weights : sequence
-        Row weights per stage, or None.
-    choices : mapping, optional
-        Choices that are made already, as a lock file holds them.
-    moments : mapping, optional
-        Second moments by tensor, for calibrated stages.
+    program : Program
+        As planned from the specs, perhaps with some choices made, as a lock file holds them.
+    session : Session
+        Gives tensors, row weights and second moments.
     until : int, optional
         Settle the stages before this one only.
-    healed : mapping, optional
-        What stages that train have left of the tensors, by stage.
-
-    Returns
-    -------
-    Plan, dict
-        The settled plan and all choices: ``{stage: {plane: transform}}``.
 
     Raises
     ------
     TensorError
         If a transform cannot choose, with stage, plane and reason.
     PlanError
-        If ``choices`` lack a plane.
+        If the choices that were made lack a plane.
     """
-    specs = {tensor.name: tensor.spec for tensor in plan.tensors}
-    ties = {other: tensor.name for tensor in plan.tensors for other in tensor.names[1:]}
-    made: dict[int, dict[str, Transform | Packer]] = {stage: dict(chosen) for stage, chosen in (choices or {}).items()}
-    for index, stage in enumerate(plan.stages[:until]):
+    made: dict[int, Mapping[str, Transform | Packer]] = dict(program.choices)
+    for index, stage in enumerate(program.plan.stages[:until]):
         if not isinstance(stage.stage.config, Transform) or stage.stage.config.settled or index in made:
             continue
-        plan = plan_recipe(plan.recipe, specs, ties, made)
-        places = {address(tensor.name, path): (tensor, path) for tensor, path, _ in planes_of_stage(plan, index)}
-        planes = _LazyPlanes(places, index, load, weights, moments, healed)
+        program = program.with_choices(made)
+        planes = _LazyPlanes(program, session, index)
         try:
             made[index] = dict(stage.stage.config.settle(planes))
         except StackcError as error:
@@ -116,11 +76,11 @@ def settle(
                 raise
             raise TensorError(f"stages[{index}] ({stage.stage.use}) on {planes.given}: {error}") from error
     if made:
-        plan = plan_recipe(plan.recipe, specs, ties, made)
-    for index, stage in enumerate(plan.stages[:until]):
+        program = program.with_choices(made)
+    for index, stage in enumerate(program.plan.stages[:until]):
         if not stage.settled:
             raise PlanError(
                 f"stages[{index}] ({stage.stage.use}): the choice for one of its planes is missing; if the recipe is locked, "
                 "remove its 'lock' key"
             )
-    return plan, made
+    return program

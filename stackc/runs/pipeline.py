@@ -3,46 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from stackc.reporting.accounting import byte_rows
-from stackc.planning.allocation.run import allocating
-from stackc.recipe.targets import require_target
 from stackc.artifact.reader import Artifact
-from stackc.util.output import require_replaceable, writing
-from stackc.util.clock import Clock
-from stackc.planning.encode import is_calibrated
-from stackc.planning.encode_model import encode_model
-from stackc.util.errors import ModelError
-from stackc.healing.checkpoint import CheckpointFolder
 from stackc.healing.checks import check_heal, heal_stages, size_notes, with_heal_sizes
-from stackc.healing.stage import Healing
-from stackc.tasks.judge import prepare_judge
-from stackc.tasks.moments import second_moments
-from stackc.util.partial import partial_folder
-from stackc.planning.plan import plan_recipe
-from stackc.util.progress import Progress
+from stackc.healing.stage import heal
+from stackc.healing.summary import HealingSummary
+from stackc.planning.allocation.run import Allocation, allocate
+from stackc.planning.encode import is_calibrated
+from stackc.planning.encode_model import EncodedModel, encode_model
+from stackc.planning.program import Program, Session
+from stackc.planning.settle import settle
 from stackc.recipe.lock import check_locked_reference, lock_document, lock_notes, locked_choices, versions
 from stackc.recipe.recipe import Recipe
+from stackc.recipe.targets import require_target
+from stackc.reporting.accounting import byte_rows
 from stackc.reporting.report import FileSummary, ModelSummary, Report
-from stackc.healing.summary import HealingSummary
-from stackc.tasks.row_weights import fingerprint
-from stackc.planning.settle import settle
-from stackc.runs.stage_data import calibration_notes, stage_calibration, stage_weights
 from stackc.reporting.stage_rows import stage_rows
+from stackc.runs.stage_data import calibration_notes, stage_calibration, stage_weights
 from stackc.tasks import find_task
+from stackc.tasks.judge import Judge, prepare_judge
+from stackc.tasks.moments import second_moments
 from stackc.tasks.none import NoTask
+from stackc.tasks.row_weights import fingerprint
+from stackc.util.checkpoints import CheckpointFolder
+from stackc.util.errors import ModelError
+from stackc.util.output import require_replaceable, writing
+from stackc.util.partial import partial_folder
+from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from stackc.planning.trained import HardenedStages
     from stackc.models import Reference
+    from stackc.tasks import Task
+    from stackc.tasks.calibration import Calibration
 
 
 class Compressed(NamedTuple):
@@ -91,99 +89,148 @@ def compress_to_file(
     StackcError
         In one sentence, with stage and tensor; ``path`` is then as it was before.
     """
-    progress = progress or Progress()
-    clock = Clock()
     require_target(recipe)
     recipe = with_heal_sizes(recipe, reference.nbytes)
     check_heal(recipe)
-    choices = locked_choices(recipe)
-    plan = plan_recipe(recipe, reference.specs, reference.ties, choices)
     if "tokenizer" in recipe.bundle and not reference.tokenizer_files:
         raise ModelError(f"bundle: {reference.source} has no tokenizer; remove 'tokenizer' from 'bundle'")
+    locked = locked_choices(recipe)
+    program = Program.of(recipe, reference.specs, reference.ties, locked)
     task = find_task(recipe.task)
-    with clock.measure("fingerprint"):
-        model_fingerprint = reference.fingerprint()
-    check_locked_reference(recipe, reference.source, model_fingerprint)
-    notes: list[str] = [*reference.notes]
+    run = RunSession(reference, task, teacher=teacher, checkpoints=checkpoints, progress=progress)
+    with run.clock.measure("fingerprint"):
+        run.fingerprint = reference.fingerprint()
+    check_locked_reference(recipe, reference.source, run.fingerprint)
+    run.notes += reference.notes
     if evaluate and reference.kind == "safetensors" and task.name != NoTask.name:
         evaluate = False
-        notes.append(
+        run.notes.append(
             f"the task {task.name} was not run: a bare weights file has no architecture, so sizes and weight errors are all"
         )
-    with _staging_folder(path) as folder, ExitStack() as stack:
-        with clock.measure("evaluate"):
-            judge = prepare_judge(task, reference, progress) if evaluate else None
-        moments: Mapping[str, Tensor] = {}
-        calibration = stage_calibration(plan, task, reference)
-        if calibration is not None:
-            with clock.measure("calibrate"):
-                names = [tensor.name for tensor in plan.tensors if is_calibrated(tensor)]
-                moments = stack.enter_context(second_moments(reference, calibration, names, progress))
-            notes += calibration_notes(plan, moments)
-        with clock.measure("settle"):
-            weights = stage_weights(plan, task, reference)
-        with clock.measure("allocate"):
-            bundled = reference.companion_contents()
-            if "tokenizer" in recipe.bundle:
-                bundled |= reference.tokenizer_contents()
-            allocation = stack.enter_context(
-                allocating(
-                    plan,
-                    task,
-                    reference,
-                    weights=weights,
-                    moments=moments,
-                    made=choices,
-                    files=bundled,
-                    progress=progress,
-                )
-            )
-        healing = Healing(
-            reference,
-            teacher or reference,
-            task,
-            weights=weights,
-            moments=moments,
-            files=bundled,
-            checkpoints=checkpoints or CheckpointFolder(),
-            progress=progress,
-        )
-        first = 0 if every_stage else len(plan.stages) - 1
-        paths = [folder / f"{stage}.stackc" for stage in range(first, len(plan.stages))]
-        locked = choices
-        healed: HardenedStages = {}
-        summaries: list[HealingSummary] = []
-        if allocation is not None or not heal_stages(recipe):
-            while True:
-                with clock.measure("settle"):
-                    made = locked if allocation is None else allocation.choices
-                    plan, choices = settle(plan, reference.tensor, weights, made, moments)
-                with clock.measure("encode"):
-                    encoded = encode_model(plan, reference, weights, moments, healed, paths, progress)
-                with clock.measure("allocate"):
-                    if allocation is None or allocation.accept(encoded.file_bytes[-1]):
-                        break
-        if heal_stages(recipe):
-            with clock.measure("heal"):
-                plan, choices, healed, summaries = healing.run_all(plan, choices)
-            with clock.measure("encode"):
-                encoded = encode_model(plan, reference, weights, moments, healed, paths, progress)
-        for index, chosen in encoded.packers.items():
-            choices.setdefault(index, {}).update(chosen)
-        rows = stage_rows(plan, reference, paths, encoded, judge, clock, progress)
-        with Artifact(paths[-1]) as artifact:
-            bytes_by_row = byte_rows(artifact, encoded.entropy_bits)
-        with paths[-1].open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with _staging_folder(path) as folder, run:
+        first = 0 if every_stage else len(recipe.stages) - 1
+        run.paths = [folder / f"{stage}.stackc" for stage in range(first, len(recipe.stages))]
+        if evaluate:
+            with run.clock.measure("evaluate"):
+                run.judge = prepare_judge(task, reference, run.progress)
+        for phase in (calibrate, weigh, choose, train):
+            program = phase(program, run)
+        report = _report(program, run, path)
         with writing(path):
-            paths[-1].replace(path)
+            run.paths[-1].replace(path)
+    return Compressed(path, report, _lock(program, run, report.file.sha256))
+
+
+class RunSession(Session):
+    """A session that knows what has become of its program so far.
+
+    Attributes
+    ----------
+    paths : list of Path
+        A file for each of the last stages; the last one is the result.
+    fingerprint : str
+        Of the reference.
+    judge : Judge or None
+        Gives scores, if there are to be any.
+    calibration : Calibration or None
+        What second moments are from.
+    allocation : Allocation or None
+        What chooses for a size.
+    encoded : EncodedModel
+        How the files were made.
+    healed : list of HealingSummary
+        How each training went.
+    notes : list of str
+        What people should know.
+    """
+
+    paths: Sequence[Path]
+    encoded: EncodedModel
+
+    def __init__(self, reference: Reference, task: Task, **options: Any) -> None:
+        super().__init__(reference, task, **options)
+        self.fingerprint = ""
+        self.judge: Judge | None = None
+        self.calibration: Calibration | None = None
+        self.allocation: Allocation | None = None
+        self.healed: list[HealingSummary] = []
+        self.notes: list[str] = []
+
+
+def calibrate(program: Program, run: RunSession) -> Program:
+    """Second moments, if a stage wants some."""
+    run.calibration = stage_calibration(program.plan, run.task, run.reference)
+    if run.calibration is not None:
+        with run.clock.measure("calibrate"):
+            names = [tensor.name for tensor in program.plan.tensors if is_calibrated(tensor)]
+            run.moments = run.resources.enter_context(
+                second_moments(run.reference, run.calibration, names, run.progress)
+            )
+        run.notes += calibration_notes(program.plan, run.moments)
+    return program
+
+
+def weigh(program: Program, run: RunSession) -> Program:
+    """Row weights, if a stage wants some, and the files that go along."""
+    with run.clock.measure("settle"):
+        run.weights = stage_weights(program.plan, run.task, run.reference)
+    run.files = run.reference.companion_contents()
+    if "tokenizer" in program.recipe.bundle:
+        run.files |= run.reference.tokenizer_contents()
+    return program
+
+
+def choose(program: Program, run: RunSession) -> Program:
+    """Make the choices of all stages, for the size that is aimed at if there is one, and write the files."""
+    with run.clock.measure("allocate"):
+        run.allocation = allocate(program, run)
+    if run.allocation is None and heal_stages(program.recipe):
+        return program  # what is chosen after a training depends on it
+    while True:
+        if run.allocation is not None:
+            program = program.with_choices(run.allocation.choices)
+        program = encode(_settled(program, run), run)
+        with run.clock.measure("allocate"):
+            if run.allocation is None or run.allocation.accept(run.encoded.file_bytes[-1]):
+                return program
+
+
+def train(program: Program, run: RunSession) -> Program:
+    """Run the heal stages, if there are any, and write the files with what they leave."""
+    if not heal_stages(program.recipe):
+        return program
+    with run.clock.measure("heal"):
+        program, run.healed = heal(program, run)
+    return encode(program, run)
+
+
+def encode(program: Program, run: RunSession) -> Program:
+    """Write the files."""
+    with run.clock.measure("encode"):
+        run.encoded = encode_model(program, run, run.paths)
+    return program
+
+
+def _settled(program: Program, run: RunSession) -> Program:
+    with run.clock.measure("settle"):
+        return settle(program, run)
+
+
+def _report(program: Program, run: RunSession, path: Path) -> Report:
+    """Decode and judge what was written."""
+    recipe, encoded, file = program.recipe, run.encoded, run.paths[-1]
+    rows = stage_rows(program.plan, run.reference, run.paths, encoded, run.judge, run.clock, run.progress)
+    with Artifact(file) as artifact:
+        bytes_by_row = byte_rows(artifact, encoded.entropy_bits)
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     size = encoded.file_bytes[-1]
-    model = _summarise(reference, model_fingerprint, encoded.lossless_bytes)
-    report = Report(
+    model = _summarise(run.reference, run.fingerprint, encoded.lossless_bytes)
+    return Report(
         recipe=recipe.name,
         model=model,
-        task=judge.description if judge else {"task": NoTask.name},
-        reference_score=judge.reference_score if judge else None,
+        task=run.judge.description if run.judge else {"task": NoTask.name},
+        reference_score=run.judge.reference_score if run.judge else None,
         stages=rows,
         bytes=bytes_by_row,
         file=FileSummary(
@@ -192,30 +239,33 @@ def compress_to_file(
             sha256=digest,
             weights_bytes=encoded.weights_bytes,
             self_contained_bytes=encoded.self_contained_bytes,
-            left_behind=list(reference.left_behind),
+            left_behind=list(run.reference.left_behind),
             ratio=model.bytes / size,
             ratio_to_fp16=model.fp16_bytes / size,
             ratio_to_lossless=model.lossless_bytes / size,
         ),
-        seconds=clock.seconds,
+        seconds=run.clock.seconds,
         versions=versions(),
-        notes=[*notes, *size_notes(recipe, size), *lock_notes(recipe, digest)],
-        healing=summaries,
-        allocation=allocation.summary(size) if allocation is not None else None,
+        notes=[*run.notes, *size_notes(recipe, size), *lock_notes(recipe, digest)],
+        healing=run.healed,
+        allocation=run.allocation.summary(size) if run.allocation is not None else None,
     )
-    lock = lock_document(
-        recipe,
-        task={
-            "name": task.name,
-            **{key: value for key, value in msgspec.to_builtins(task).items() if value is not None},
-        },
-        reference=model_fingerprint,
-        weights={index: fingerprint(w) for index, w in enumerate(weights) if w is not None},
-        calibration=calibration.fingerprint if calibration is not None else "",
+
+
+def _lock(program: Program, run: RunSession, digest: str) -> str:
+    choices = {stage: dict(chosen) for stage, chosen in program.choices.items()}
+    for index, chosen in run.encoded.packers.items():
+        choices.setdefault(index, {}).update(chosen)
+    settings = msgspec.to_builtins(run.task).items()
+    return lock_document(
+        program.recipe,
+        task={"name": run.task.name, **{key: value for key, value in settings if value is not None}},
+        reference=run.fingerprint,
+        weights={index: fingerprint(w) for index, w in enumerate(run.weights) if w is not None},
+        calibration=run.calibration.fingerprint if run.calibration is not None else "",
         choices=choices,
         artifact=digest,
     )
-    return Compressed(path, report, lock)
 
 
 @contextmanager

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from stackc.recipe.parse import recipe_from
+from stackc.recipe.recipe import Recipe
 from stackc.recipe.targets import targeted
-from stackc.util.output import write_text, writing
+from stackc.reporting.report import Report
 from stackc.runs.controls.choose import with_controls
 from stackc.util.errors import OutputError
 from stackc.util.isolation import isolated
+from stackc.util.output import write_text, writing
 from stackc.util.partial import partial_folder, put_in_place, recover
 from stackc.util.paths import user_path
 from stackc.util.progress import Progress
-from stackc.recipe.parse import recipe_from
-from stackc.recipe.recipe import Recipe
-from stackc.reporting.report import Report
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,9 +91,9 @@ def run(
     StackcError
         In one sentence; the output folder is then as it was before.
     """
-    from stackc.runs.controls.run import compress_with_controls
-    from stackc.healing.checkpoint import CheckpointFolder
     from stackc.recipe.model import open_model
+    from stackc.runs.controls.run import compress_with_controls
+    from stackc.util.checkpoints import CheckpointFolder
 
     recipe = with_controls(targeted(recipe_from(recipe), target_ratio, target_bytes), controls, seeds)
     if allow_code:

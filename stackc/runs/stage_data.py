@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from stackc.tasks.calibration import Calibration, calibration_batches
-from stackc.util.errors import DataError, PlanError
-from stackc.planning.plan import Plan, StagePlan, planes_of_stage
-from stackc.tasks.row_weights import fingerprint, row_weights
 from stackc.core.transform import Transform
+from stackc.planning.plan import Plan, StagePlan, planes_of_stage
+from stackc.tasks.calibration import Calibration, calibration_batches
+from stackc.tasks.row_weights import fingerprint, row_weights
+from stackc.util.errors import DataError, PlanError
 
 if TYPE_CHECKING:
     from torch import Tensor

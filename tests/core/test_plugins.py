@@ -228,7 +228,7 @@ def test_a_plugin_that_keeps_the_rules_is_found(install: Install) -> None:
 
 def test_the_checks_import_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys; from stackc import registry; from stackc.cli import catalogue; "
+        "import sys; from stackc.core import registry; from stackc.cli import catalogue; "
         "catalogue.stages(); catalogue.notes(); print([m for m in ('torch', 'numpy') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,15 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stackc.healing.summary import CurvePoint, HealingSummary
+from stackc.planning.allocation.summary import AllocationSummary
 from stackc.recipe.controls import CONTROL_NAMES
 from stackc.reporting.accounting import _ROLES
 from stackc.reporting.report import (
-    AllocationSummary,
     ByteRow,
     ControlRow,
-    CurvePoint,
     FileSummary,
-    HealingSummary,
     ModelSummary,
     Report,
     SeedRow,

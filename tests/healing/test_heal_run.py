@@ -17,11 +17,11 @@ import torch
 
 import stackc
 from stackc.core.stack import describe
-from stackc.healing.checkpoint import Checkpoints
 from stackc.healing.summary import HealingSummary
 from stackc.healing.train import Training
 from stackc.reporting.report import Report
 from stackc.runs.runner import Run
+from stackc.util.checkpoints import Checkpoints
 from stackc.util.errors import DataError, ModelError, OutputError, PlanError, RecipeError, StackcError
 from tests.helpers.tiny import tiny_classifier
 
@@ -384,7 +384,7 @@ def counting(patch: pytest.MonkeyPatch) -> Callable[[], int]:
 KILLED = """
 import os, signal, sys
 import stackc
-from stackc.healing.checkpoint import Checkpoints
+from stackc.util.checkpoints import Checkpoints
 from stackc.healing.train import Training
 
 Checkpoints.__init__.__kwdefaults__["interval"] = 0.0

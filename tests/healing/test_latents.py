@@ -13,11 +13,12 @@ from stackc.core.stack import Stack, decode, with_transforms
 from stackc.healing.latents import TrainedTensor
 from stackc.healing.nodes import Start
 from stackc.planning.encode import Walker
-from stackc.planning.plan import Plan, plan_recipe
+from stackc.planning.program import Program
 from stackc.planning.settle import settle
 from stackc.planning.trained import Hardened
 from stackc.recipe.parse import recipe_from
 from stackc.testing.planes import bell
+from tests.helpers.programs import session_of
 
 Latent = Literal["planes", "dense"]
 LATENTS: tuple[Latent, ...] = ("planes", "dense")
@@ -49,10 +50,8 @@ def stored(*stages: Any, x: torch.Tensor | None = None) -> Stored:
     """A tensor after the stages, with what every transform was given."""
     x = 8 * bell((64, 16), 0, "weights") if x is None else x
     recipe = recipe_from({"stages": list(stages)})
-    plan: Plan = plan_recipe(recipe, {"x": PlaneSpec.of(x)})
-    weights = [None] * len(stages)
-    plan, _ = settle(plan, lambda name: x, weights, {})
-    walker = Walker(plan.tensors[0], x, weights, keep_inputs=True)
+    plan = settle(Program.of(recipe, {"x": PlaneSpec.of(x)}), session_of({"x": x})).plan
+    walker = Walker(plan.tensors[0], x, keep_inputs=True)
     for stage in range(len(stages)):
         walker.apply(stage)
     planes = {path: plane for path, (_, plane) in walker.planes.items()}

@@ -24,8 +24,8 @@ from stackc.testing import Plane
 from stackc.testing.damage import damaged
 from stackc.testing.planes import bell, random_integers, random_words, same_bits
 from stackc.testing.strategies import plane_specs, planes
-from stackc.transforms import context as module
-from stackc.transforms.context import Settings
+from stackc.transforms.context import stage as module
+from stackc.transforms.context._settings import Settings
 from stackc.transforms.shared.kernels import kernel
 from stackc.util.errors import ArtifactError, TensorError
 from tests.docs.second_decoder import PACKERS as SECOND
@@ -446,9 +446,9 @@ def test_a_long_row_is_chosen_for_on_a_part_of_it():
     x = (bell((1 << 20,), 0, "long") * 60).round().to(torch.int8)
     spec = PlaneSpec((1 << 20,), "int8", -15, 15)
     tried = []
-    encode = kernel("context_encode").encode
+    encode = kernel("context._encode_kernel").encode
     with mock.patch.object(
-        kernel("context_encode"),
+        kernel("context._encode_kernel"),
         "encode",
         side_effect=lambda values, *rest: tried.append(values.size) or encode(values, *rest),
     ):
@@ -645,7 +645,7 @@ def decoded_by_kernel(data: bytes, checked: bool) -> list:
     """What the kernel makes of bytes: words read, values and masks."""
     arguments = kernel_inputs(data)
     inputs = [each.view(Strict) if checked and isinstance(each, numpy.ndarray) else each for each in arguments]
-    read = kernel("context_decode").decode(*inputs)
+    read = kernel("context._decode_kernel").decode(*inputs)
     return [int(read), *(arguments[place].tolist() for place in (0, 3, 4))]
 
 

@@ -14,7 +14,7 @@ from stackc.testing.planes import random_words
 from stackc.transforms.shared.kernels import kernel
 from tests.docs.second_decoder import RangeDecoder
 
-coder = kernel("range_coder")
+coder = kernel("shared._range_coder_kernel")
 u64 = numpy.uint64
 LIMIT = 255
 

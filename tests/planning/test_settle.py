@@ -10,10 +10,12 @@ import torch
 from stackc.core.registry import find
 from stackc.core.spec import PlaneSpec
 from stackc.planning.encode import Walker, encode_tensor
-from stackc.planning.plan import plan_recipe, planes_of_stage
+from stackc.planning.plan import planes_of_stage
+from stackc.planning.program import Program
 from stackc.planning.settle import settle
 from stackc.recipe.parse import recipe_from
 from stackc.util.errors import PlanError, TensorError
+from tests.helpers.programs import session_of
 
 STATE = {
     "a.weight": torch.randn(12, 4, generator=torch.Generator().manual_seed(1)),
@@ -27,15 +29,15 @@ def settled(
     *stages: Any, state: dict[str, torch.Tensor] = STATE, weights: list[Any] | None = None, choices: Any = None
 ):
     recipe = recipe_from({"stages": list(stages)})
-    plan = plan_recipe(recipe, SPECS, choices=choices)
-    return settle(plan, state.__getitem__, weights or [None] * len(stages), choices)
+    program = settle(Program.of(recipe, SPECS, choices=choices), session_of(state, weights or ()))
+    return program.plan, program.choices
 
 
 def test_a_plan_without_choices_stays_as_it_is() -> None:
     loaded = []
     recipe = recipe_from({"stages": ["int8", "zstd"]})
-    plan = plan_recipe(recipe, SPECS)
-    assert settle(plan, loaded.append, [None, None]) == (plan, {})
+    program = Program.of(recipe, SPECS)
+    assert settle(program, session_of(loaded.append)) == program
     assert not loaded
 
 
@@ -118,7 +120,7 @@ def test_row_weights_of_one_tensor_do_not_touch_another_with_other_rows() -> Non
     # b.weight has 8 rows, and stages[0] with its 12 weights does not apply to it.
     weights = [torch.ones(12, dtype=torch.float64), None]
     plan, _ = settled({"use": "prune", "on": "a.weight", "rows": 0.5}, {"use": "prune", "on": "b.weight", "rows": 0.5})
-    encoded = encode_tensor(plan.tensors[1], STATE["b.weight"], weights)
+    encoded = encode_tensor(Walker(plan.tensors[1], STATE["b.weight"], weights))
     assert len(encoded.stages[-1]) == 3
 
 
@@ -136,7 +138,7 @@ def test_row_weights_that_do_not_reach_a_plane(through_settle: bool) -> None:
     else:
         plan, _ = settled(*stages, weights=weights)
         with pytest.raises(PlanError, match=message):
-            encode_tensor(plan.tensors[0], STATE["a.weight"], weights)
+            encode_tensor(Walker(plan.tensors[0], STATE["a.weight"], weights))
 
 
 def test_row_weights_change_what_is_kept() -> None:
@@ -152,13 +154,13 @@ def test_row_weights_change_what_is_kept() -> None:
 def test_encoding_leaves_the_tensor_as_it_was_and_repeats_itself() -> None:
     plan, _ = settled({"use": "prune", "sparsity": 0.5}, {"use": "int8"}, "zstd")
     x = STATE["a.weight"].clone()
-    first, second = (encode_tensor(plan.tensors[0], x, [None] * 3) for _ in range(2))
+    first, second = (encode_tensor(Walker(plan.tensors[0], x)) for _ in range(2))
     assert torch.equal(x, STATE["a.weight"])
     assert first.stages == second.stages
     assert len(first.stages) == len(first.seconds) == 3
     assert set(first.entropy_bits) == {"mask", "values/codes", "values/scale"}
     assert first.entropy_bits["mask"] == pytest.approx(48, abs=1e-9)
-    last = encode_tensor(plan.tensors[0], x, [None] * 3, every_stage=False)
+    last = encode_tensor(Walker(plan.tensors[0], x), every_stage=False)
     assert last.stages == ((), (), first.stages[-1])
 
 
@@ -173,4 +175,4 @@ def test_what_torch_refuses_is_named_too(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(
         TensorError, match=r"^stages\[0\] \(int\) on a.weight: not enough memory: you tried to allocate$"
     ):
-        encode_tensor(plan.tensors[0], STATE["a.weight"], [None])
+        encode_tensor(Walker(plan.tensors[0], STATE["a.weight"]))

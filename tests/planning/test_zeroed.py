@@ -132,13 +132,13 @@ def trained(scale: torch.Tensor, basis: torch.Tensor) -> tuple[dict[int, str], l
         }
     )
     plan = plan_recipe(recipe, {"x": PlaneSpec.of(x)})
-    walker = Walker(plan.tensors[0], x, [None] * 4)
+    walker = Walker(plan.tensors[0], x)
     for stage in range(3):
         walker.apply(stage)
     planes = {path: plane for path, (_, plane) in walker.planes.items()}
     planes["scores/scale/values"] = planes["scores/scale/values"] * scale[:, None].to(torch.bfloat16)
     planes["basis"] = planes["basis"] * basis[:, None]
-    walker = Walker(plan.tensors[0], x, [None] * 4, healed={3: {"x": Hardened({}, planes, {})}})
+    walker = Walker(plan.tensors[0], x, trained={3: {"x": Hardened({}, planes, {})}})
     for stage in range(4):
         walker.apply(stage)
     return zero_cautions(plan, walker.zeroed), [(one.path, one.zeros, one.matters) for one in walker.zeroed]

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from stackc.healing.summary import CurvePoint, HealingSummary
 from stackc.reporting.report import (
     ControlRow,
-    CurvePoint,
-    HealingSummary,
     Report,
     SeedRow,
     SeedSummary,

@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from stackc.artifact.reader import Artifact
-from stackc.tasks.calibration import calibration_batches, run_model
+from stackc.core.registry import find
+from stackc.core.spec import PlaneSpec
+from stackc.core.stack import decode
+from stackc.models import open_reference
 from stackc.planning.encode import Walker
-from stackc.util.errors import DataError, PlanError, RecipeError
-from stackc.runs.pipeline import Compressed, compress_to_file
 from stackc.planning.plan import plan_recipe
 from stackc.recipe.document import parse_document
 from stackc.recipe.overrides import override
 from stackc.recipe.parse import parse_recipe, recipe_from
-from stackc.models import open_reference
-from stackc.core.registry import find
-from stackc.core.spec import PlaneSpec
-from stackc.core.stack import decode
+from stackc.runs.pipeline import Compressed, compress_to_file
 from stackc.runs.stage_data import calibration_notes
+from stackc.tasks.calibration import calibration_batches, run_model
 from stackc.tasks.text_classification import TextClassification
+from stackc.util.errors import DataError, PlanError, RecipeError
 from tests.helpers.tiny import tiny_classifier, tiny_reviews
 
 LINEAR = ["*.query.weight", "*.key.weight", "*.value.weight", "*.dense.weight"]

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import stackc
-from stackc.reporting.accounting import byte_rows
 from stackc.cli import app
-from stackc.util.errors import ModelError
 from stackc.models.building import quiet_transformers
+from stackc.reporting.accounting import byte_rows
+from stackc.util.errors import ModelError
 from tests.helpers.crafted import write_artifact
 from tests.helpers.tiny import tiny_classifier
 

@@ -13,9 +13,9 @@ import zstandard
 from torch import nn
 
 import stackc
-from stackc.util import peak_memory as meter
 from stackc.core.spec import PlaneSpec
 from stackc.transforms.int import Int
+from stackc.util import peak_memory as meter
 
 
 class Many(nn.Module):

@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from stackc.artifact.reader import Artifact
-from stackc.util.errors import DataError, ModelError, PlanError, RecipeError, TensorError
-from stackc.runs.pipeline import Compressed, compress_to_file
 from stackc.core.planes import to_bytes
+from stackc.models import open_reference
 from stackc.recipe.document import Document, parse_document, read_document
 from stackc.recipe.overrides import override
 from stackc.recipe.parse import load_recipe, parse_recipe, recipe_from, shipped_recipes
-from stackc.models import open_reference
 from stackc.reporting.report import Report
+from stackc.runs.pipeline import Compressed, compress_to_file
+from stackc.util.errors import DataError, ModelError, PlanError, RecipeError, TensorError
 from tests.helpers.models import tied, weights, weights_file
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ import torch
 
 import stackc
 from stackc.artifact.reader import Artifact
-from stackc.util.errors import ModelError, OutputError, RecipeError, StackcError, TensorError
 from stackc.reporting.report import read_report
 from stackc.runs.runner import ARTIFACT_NAME, LOCK_NAME, REPORT_NAME, replacing_folder, run
+from stackc.util.errors import ModelError, OutputError, RecipeError, StackcError, TensorError
 from tests.helpers.models import tied, weights_file
 
 NAMES = {ARTIFACT_NAME, REPORT_NAME, LOCK_NAME}

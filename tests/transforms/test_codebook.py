@@ -16,8 +16,7 @@ from stackc.core.spec import PlaneSpec
 from stackc.core.transform import Weighted
 from stackc.testing import transform_checks
 from stackc.testing.planes import random_words
-from stackc.transforms import _kmeans
-from stackc.transforms.codebook import Codebook
+from stackc.transforms.codebook import Codebook, _kmeans
 from stackc.transforms.int import Int
 from stackc.util.errors import SpecError, TensorError
 

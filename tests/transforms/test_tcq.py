@@ -241,7 +241,7 @@ def test_only_the_proportions_of_the_weights_matter(factor):
 
 
 def test_sampled_statistics_are_as_good_as_those_of_the_whole_plane(monkeypatch):
-    from stackc.transforms import _trellis_search
+    from stackc.transforms.tcq import _trellis_search
 
     x = samples(100_000, "laplace")
     costs = []

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stackc.core.entropy import entropy_bits
 from stackc.util.statistics import (
     Interval,
     PairedCounts,
     agreement,
     control_sentence,
     difference_interval,
-    entropy_bits,
     mcnemar_p,
     mean_and_deviation,
     mean_kl,

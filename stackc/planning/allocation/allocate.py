@@ -15,16 +15,15 @@ from stackc.core.transform import Transform
 from stackc.planning.allocation.frontier import Point, slope
 from stackc.planning.allocation.sensitivity import Sensitivity, TensorLoss
 from stackc.planning.allocation.tree import Choice, Closed, Explorer, Pick
-from stackc.planning.plan import Choices, Plan, TensorPlan, address, plan_recipe
+from stackc.planning.plan import TensorPlan, address
+from stackc.planning.program import Program, Session
+from stackc.recipe.targets import open_choices
 from stackc.util.errors import PlanError, TensorError
 from stackc.util.humanise import size_text
 from stackc.util.parallel import map_ordered
-from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from stackc.models import Reference
 
 #: The file is at most this share smaller than the target.
 TOLERANCE = 0.01
@@ -82,45 +81,34 @@ class Allocator:
 
     Parameters
     ----------
-    plan : Plan
+    program : Program
         With everything settled that comes before the open stages.
-    reference : Reference
-        The uncompressed model.
+    session : Session
+        Gives the tensors and what stages are given beside them.
     sensitivity : Sensitivity
         Estimates losses.
-    weights, moments, made
-        Row weights by stage, second moments by tensor, and the choices of the settled stages.
-    files : mapping
-        Contents of the files that are bundled.
-    progress : Progress, optional
-        Told about every tensor.
+    weights : sequence of Tensor or None, optional
+        Row weights by stage, if others than those of the session.
     """
 
     def __init__(
         self,
-        plan: Plan,
-        reference: Reference,
+        program: Program,
+        session: Session,
         sensitivity: Sensitivity,
-        *,
-        weights: Sequence[Tensor | None],
-        moments: Mapping[str, Tensor],
-        made: Choices,
-        files: Mapping[str, bytes],
-        progress: Progress | None = None,
+        weights: Sequence[Tensor | None] | None = None,
     ) -> None:
-        self._plan = plan
-        self._reference = reference
+        self._program = program
+        self._plan = program.plan
+        self._reference = session.reference
         self._sensitivity = sensitivity
-        self._made = made
-        self._bundle = {name: (len(compress(content)), len(content)) for name, content in files.items()}
-        self._progress = progress or Progress()
-        stages = [stage.stage for stage in plan.stages]
-        self._open = {
-            index
-            for index, stage in enumerate(stages)
-            if isinstance(stage.config, Transform) and not stage.config.allocated
+        self._bundle = {name: (len(compress(content)), len(content)) for name, content in session.files.items()}
+        self._progress = session.progress
+        self._open = set(open_choices(program.recipe))
+        weights = session.weights if weights is None else weights
+        self._explorers = {
+            tensor.name: Explorer(program, tensor, weights, session.moments) for tensor in program.plan.tensors
         }
-        self._explorers = {tensor.name: Explorer(stages, tensor, weights, moments, made) for tensor in plan.tensors}
         self._roots: dict[str, Choice] = {}
         self._fixed: dict[str, int] = {}
         self._overhead = 0
@@ -289,12 +277,7 @@ class Allocator:
 
     def _container(self, points: Mapping[str, Point[Pick]]) -> int:
         """Bytes of header, manifest and bundled files, but for what compression makes of lengths and checksums."""
-        plan = plan_recipe(
-            self._plan.recipe,
-            {tensor.name: tensor.spec for tensor in self._plan.tensors},
-            {other: tensor.name for tensor in self._plan.tensors for other in tensor.names[1:]},
-            {**self._made, **self._choices(points)},
-        )
+        plan = self._program.with_choices({**self._program.choices, **self._choices(points)}).plan
         wires = [msgspec.msgpack.encode(to_wire(tensor.stacks[-1])) for tensor in plan.tensors]
         table = list(dict.fromkeys(wires))
         numbers = {wire: number for number, wire in enumerate(table)}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from stackc.core.transform import Transform, config_fields
@@ -13,17 +12,15 @@ from stackc.planning.allocation.sensitivity import Sensitivity, WeightError
 from stackc.planning.allocation.summary import AllocationSummary
 from stackc.planning.allocation.unseen import counts_tokens, unseen_weights
 from stackc.planning.plan import Choices, Plan
+from stackc.planning.program import Program, Session
 from stackc.planning.settle import settle
 from stackc.recipe.targets import open_choices
 from stackc.tasks.calibration import Calibration, calibration_batches
 from stackc.tasks.none import NoTask
 from stackc.tasks.phrases import whole_texts
 from stackc.util.errors import DataError, PlanError, RecipeError
-from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from stackc.core.packer import Packer
     from stackc.models import Reference
     from stackc.tasks import Task
@@ -104,36 +101,15 @@ class Allocation:
         )
 
 
-@contextmanager
-def allocating(
-    plan: Plan,
-    task: Task,
-    reference: Reference,
-    *,
-    weights: Sequence[Tensor | None],
-    moments: Mapping[str, Tensor],
-    made: Choices,
-    files: Mapping[str, bytes],
-    progress: Progress,
-) -> Iterator[Allocation | None]:
+def allocate(program: Program, session: Session) -> Allocation | None:
     """Choose what a recipe leaves to the rate allocation; None if that is nothing, or a lock holds the choices.
 
     Parameters
     ----------
-    plan : Plan
-        Of the recipe, which has a target.
-    task : Task
-        Gives the training rows for the sensitivity.
-    reference : Reference
-        The uncompressed model.
-    weights, moments
-        Row weights by stage, second moments by tensor.
-    made : mapping
-        Choices that are made already, as a lock holds them.
-    files : mapping
-        Contents of the files that are bundled.
-    progress : Progress
-        Told what is going on.
+    program : Program
+        Of a recipe with a target, with the choices that are made already, as a lock holds them.
+    session : Session
+        Gives the model, and training rows for the sensitivity.
 
     Raises
     ------
@@ -142,37 +118,29 @@ def allocating(
     DataError
         If the sensitivity needs training rows and there are none.
     """
-    recipe = plan.recipe
-    stages = [stage for stage in open_choices(recipe) if stage not in made]
+    recipe, reference, task = program.recipe, session.reference, session.task
+    stages = [stage for stage in open_choices(recipe) if stage not in program.choices]
     if not stages:
-        yield None
-        return
+        return None
     if recipe.lock is not None or recipe.allocate is None:
         raise RecipeError(
             f"the lock holds no choices for stages[{stages[0]}] ({recipe.stages[stages[0]].use}); remove the 'lock' key"
         )
     target = recipe.allocate.budget(reference.nbytes)
-    plan, known = settle(plan, reference.tensor, weights, made, moments, until=stages[0])
-    with ExitStack() as stack:
-        pool = _pool(plan, task, reference)
-        if pool is None:
-            sensitivity: Sensitivity = WeightError(reference)
-        else:
-            rows, population = plan.recipe.calibration.rows, len(task.calibration_texts())
-            sensitivity = stack.enter_context(fisher_information(reference, pool, rows, population, progress))
-            weights = unseen_weights(plan, weights, task, reference.tokenizer(), pool)
-        allocator = Allocator(
-            plan,
-            reference,
-            sensitivity,
-            weights=weights,
-            moments=moments,
-            made=known,
-            files=files,
-            progress=progress,
+    program = settle(program, session, until=stages[0])
+    pool = _pool(program.plan, task, reference)
+    weights = session.weights
+    if pool is None:
+        sensitivity: Sensitivity = WeightError(reference)
+    else:
+        rows, population = recipe.calibration.rows, len(task.calibration_texts())
+        sensitivity = session.resources.enter_context(
+            fisher_information(reference, pool, rows, population, session.progress)
         )
-        allocator.explore(target)
-        yield Allocation(allocator, target, sensitivity, known)
+        weights = unseen_weights(program.plan, weights, task, reference.tokenizer(), pool)
+    allocator = Allocator(program, session, sensitivity, weights)
+    allocator.explore(target)
+    return Allocation(allocator, target, sensitivity, program.choices)
 
 
 def _pool(plan: Plan, task: Task, reference: Reference) -> Calibration | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -11,14 +11,13 @@ from stackc.core.packer import Packer
 from stackc.core.registry import find_packer
 from stackc.core.spec import PlaneSpec
 from stackc.core.stack import join
-from stackc.core.training import TrainingStage
 from stackc.core.transform import Transform
 from stackc.planning.allocation.frontier import Point, best, hull, total
 from stackc.planning.allocation.ladder import Ladder
 from stackc.planning.allocation.sensitivity import squared_norm
 from stackc.planning.encode import Walker
-from stackc.planning.plan import Choices, TensorPlan, address, means, refusal
-from stackc.recipe.recipe import Stage
+from stackc.planning.plan import TensorPlan, action_of
+from stackc.planning.program import Program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -202,29 +201,26 @@ class Explorer:
 
     Parameters
     ----------
-    stages : sequence of Stage
-        Of the recipe.
-    plan : TensorPlan
-        Of this tensor, settled as far as it is.
+    program : Program
+        Settled as far as it is.
+    tensor : TensorPlan
+        Of this tensor.
     weights, moments
         As for `stackc.planning.encode.Walker`.
-    made : mapping
-        What stages without anything open have settled on.
     """
 
     def __init__(
         self,
-        stages: Sequence[Stage],
-        plan: TensorPlan,
-        weights: Sequence[Tensor | None],
-        moments: Mapping[str, Tensor],
-        made: Choices,
+        program: Program,
+        tensor: TensorPlan,
+        weights: Sequence[Tensor | None] = (),
+        moments: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.plan = plan
-        self._stages = stages
+        self.plan = tensor
+        self._stages = program.recipe.stages
+        self._made = program.choices
         self._weights = weights
         self._moments = moments
-        self._made = made
         self._default = find_packer("raw")
 
     def begin(self, x: Tensor) -> Closed | Choice:
@@ -293,7 +289,12 @@ class Explorer:
     def _open(self, walker: Walker, path: str, stage: int, parent: Transform | None) -> Closed | Choice:
         """What the recipe does from a stage on with a plane, which ``parent`` made."""
         spec, x = walker.planes[path]
-        for index, config in self._actions(path, spec, stage, parent):
+        # What a stage that trains makes of a plane is not known yet: it is encoded as if nothing were trained.
+        for index in range(stage, len(self._stages)):
+            action = action_of(self._stages[index], self._made.get(index, {}), self.plan.names, path, spec, parent)
+            if action is None or action.refusal is not None:
+                continue
+            config = action.config
             if isinstance(config, Packer):
                 return self._packed(walker, path, config)
             if not config.allocated:
@@ -316,22 +317,6 @@ class Explorer:
         with walker.placed(None, path, packer):
             _, data = packer.choose(x, spec)
         return Closed(len(data), x)
-
-    def _actions(
-        self, path: str, spec: PlaneSpec, first: int, parent: Transform | None
-    ) -> Iterator[tuple[int, Transform | Packer]]:
-        """The stages that take a plane, as `stackc.planning.plan` finds them; only the first one matters.
-
-        What a stage that trains makes of a plane is not known yet: it is encoded as if nothing were trained.
-        """
-        for index in range(first, len(self._stages)):
-            stage = self._stages[index]
-            if isinstance(stage.config, TrainingStage) or not means(stage, self.plan.names, path, parent):
-                continue
-            config = self._made.get(index, {}).get(address(self.plan.name, path), stage.config)
-            assert not isinstance(config, TrainingStage)
-            if refusal(config, spec) is None:
-                yield index, config
 
     def _settled(self, config: Transform, walker: Walker, stage: int, path: str) -> Transform:
         """A choice of the allocation in its final form, from this plane alone."""

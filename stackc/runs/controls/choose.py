@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from stackc.core.training import TrainingStage
 from stackc.recipe.controls import CONTROL_NAMES, ControlName
 from stackc.util.errors import DataError, DependencyError, RecipeError
 from stackc.util.nearest import nearest
-from stackc.core.training import TrainingStage
 
 if TYPE_CHECKING:
-    from stackc.recipe.recipe import Recipe
     from stackc.models import Reference
+    from stackc.recipe.recipe import Recipe
     from stackc.tasks import Task
 
 #: Stands for every control that the recipe can have.

@@ -375,9 +375,9 @@ def _write(model: _Model, budget: int, path: Path) -> tuple[int, float]:
 
 
 def _pack(model: _Model, step: float, path: Path) -> int:
-    from stackc.runs.pipeline import compress_to_file
-    from stackc.recipe.parse import recipe_from
     from stackc.models import ModuleReference
+    from stackc.recipe.parse import recipe_from
+    from stackc.runs.pipeline import compress_to_file
 
     module = torch.nn.Module()
     module.register_buffer("weight", torch.from_numpy(model.dense().astype(numpy.float32)))

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from stackc.artifact.reader import Artifact
-from stackc.recipe.controls import ControlName
-from stackc.runs.controls.choose import is_healed, require_controls
-from stackc.runs.controls.linear import fit_linear, linear_logits
-from stackc.util.errors import StackcError
-from stackc.healing.checkpoint import CheckpointFolder
+from stackc.core.training import TrainingStage
 from stackc.healing.settings import Heal
 from stackc.healing.teacher import teacher_logits
 from stackc.healing.texts import training_texts
-from stackc.tasks.judge import Judge, prepare_judge
-from stackc.runs.pipeline import Compressed, compress_to_file
-from stackc.util.progress import Advance, Progress
-from stackc.recipe.recipe import Recipe, Stage
 from stackc.models import open_reference, random_reference
+from stackc.recipe.controls import ControlName
+from stackc.recipe.recipe import Recipe, Stage
 from stackc.reporting.report import ControlRow, Report, SeedRow, SeedSummary, Spread
-from stackc.util.statistics import Interval, control_sentence, mean_and_deviation
+from stackc.runs.controls.choose import is_healed, require_controls
+from stackc.runs.controls.linear import fit_linear, linear_logits
+from stackc.runs.pipeline import Compressed, compress_to_file
 from stackc.tasks import Outcome, Score, find_task
-from stackc.core.training import TrainingStage
+from stackc.tasks.judge import Judge, prepare_judge
+from stackc.util.checkpoints import CheckpointFolder
+from stackc.util.errors import StackcError
+from stackc.util.progress import Advance, Progress
+from stackc.util.statistics import Interval, control_sentence, mean_and_deviation
 
 if TYPE_CHECKING:
     from stackc.models import Reference

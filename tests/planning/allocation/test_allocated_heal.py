@@ -12,8 +12,8 @@ import stackc
 from stackc.core.spec import PlaneSpec
 from stackc.core.stack import describe
 from stackc.planning.allocation.tree import Closed, Explorer
-from stackc.planning.encode import encode_tensor
-from stackc.planning.plan import plan_recipe
+from stackc.planning.encode import Walker, encode_tensor
+from stackc.planning.program import Program
 from stackc.recipe.parse import load_recipe, recipe_from
 
 SEED = {"use": "seed", "on": "*word_embeddings.weight", "rank": "auto", "calibrated": True}
@@ -55,8 +55,9 @@ def test_the_allocation_stores_planes_as_the_planner_says() -> None:
     stages = [{"use": "int", "bits": 4, "on": "w"}, {"use": "heal", "steps": 1}, {"use": "int", "bits": 8}, "zstd"]
     x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     recipe = recipe_from({"stages": stages})
-    plan = plan_recipe(recipe, {"w": PlaneSpec.of(x), "b": PlaneSpec((40,), "float32")}).tensors[0]
+    program = Program.of(recipe, {"w": PlaneSpec.of(x), "b": PlaneSpec((40,), "float32")})
+    plan = program.plan.tensors[0]
     assert describe(plan.stacks[-1]) == "int(codes: zstd, scale: zstd)"
-    found = Explorer(recipe.stages, plan, [None] * len(stages), {}, {}).begin(x)
+    found = Explorer(program, plan).begin(x)
     assert isinstance(found, Closed)
-    assert found.size == sum(map(len, encode_tensor(plan, x, [None] * len(stages)).stages[-1]))
+    assert found.size == sum(map(len, encode_tensor(Walker(plan, x)).stages[-1]))

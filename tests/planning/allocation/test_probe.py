@@ -11,10 +11,11 @@ from stackc.planning.allocation.allocate import Allocator
 from stackc.planning.allocation.fisher import fisher_information
 from stackc.planning.allocation.probe import Probe
 from stackc.planning.allocation.sensitivity import Sensitivity, squared_norm
-from stackc.planning.plan import plan_recipe
+from stackc.planning.program import Program, Session
 from stackc.recipe.parse import recipe_from
 from stackc.tasks import find_task
 from stackc.tasks.calibration import calibration_batches, named_weights
+from stackc.tasks.none import NoTask
 from tests.planning.allocation.test_fisher import divergence
 
 
@@ -77,8 +78,7 @@ def test_large_changes_are_measured_before_they_are_chosen():
         }
     )
     sensitivity = Blind(reference)
-    plan = plan_recipe(recipe, reference.specs)
-    allocator = Allocator(plan, reference, sensitivity, weights=[None] * 3, moments={}, made={}, files={})
+    allocator = Allocator(Program.of(recipe, reference.specs), Session(reference, NoTask()), sensitivity)
     allocator.explore(1400)
     fit = allocator.fit(1400)
     assert 1 <= sensitivity.calls <= 12

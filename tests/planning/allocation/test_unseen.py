@@ -71,9 +71,9 @@ def test_a_target_is_reached_with_rows_left_open(
     given: list[torch.Tensor] = []
 
     class Watched(run_module.Allocator):
-        def __init__(self, *arguments: Any, weights: Any, **others: Any) -> None:
+        def __init__(self, program: Any, session: Any, sensitivity: Any, weights: Any) -> None:
             given.append(weights[0])
-            super().__init__(*arguments, weights=weights, **others)
+            super().__init__(program, session, sensitivity, weights)
 
     monkeypatch.setattr(run_module, "Allocator", Watched)
     task = {

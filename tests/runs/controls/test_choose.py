@@ -10,16 +10,16 @@ import msgspec
 import pytest
 from torch import nn
 
-from stackc.recipe.controls import CONTROL_NAMES
-from stackc.runs.controls.choose import require_controls, with_controls
-from stackc.util.errors import DependencyError, ModelError, RecipeError, StackcError
 from stackc.healing.settings import Heal
+from stackc.models import ModuleReference, open_reference
+from stackc.recipe.controls import CONTROL_NAMES
 from stackc.recipe.document import parse_document
 from stackc.recipe.lock import lock_document, settings_fingerprint
 from stackc.recipe.parse import parse_recipe, recipe_from
 from stackc.recipe.recipe import Stage
-from stackc.models import ModuleReference, open_reference
+from stackc.runs.controls.choose import require_controls, with_controls
 from stackc.tasks import find_task
+from stackc.util.errors import DependencyError, ModelError, RecipeError, StackcError
 
 
 def recipe(**keys: Any):

@@ -10,15 +10,15 @@ import pytest
 
 import stackc
 import stackc.runs.runner
-from stackc.recipe.controls import linear
-from stackc.runs.controls.run import alone, steered, summarise_seeds
-from stackc.util.errors import DataError, RecipeError
 from stackc.healing.settings import Heal
-from stackc.util.progress import Progress
 from stackc.recipe.parse import load_recipe, recipe_from
 from stackc.recipe.recipe import Stage
 from stackc.reporting.report import Report, SeedRow, read_report
 from stackc.reporting.table import summary_lines
+from stackc.runs.controls import linear
+from stackc.runs.controls.run import alone, steered, summarise_seeds
+from stackc.util.errors import DataError, RecipeError
+from stackc.util.progress import Progress
 
 
 @pytest.fixture(scope="module")
