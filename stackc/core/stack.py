@@ -144,6 +144,21 @@ def references(stack: Stack, spec: PlaneSpec) -> list[SharedUse]:
     ]
 
 
+def shared_planes(stack: Stack) -> list[str]:
+    """Names of the shared planes that a stack refers to, each once; needs no spec.
+
+    Examples
+    --------
+    >>> shared_planes(Ref("@basis"))
+    ['@basis']
+    """
+    if isinstance(stack, Ref):
+        return [stack.plane]
+    if isinstance(stack, Leaf):
+        return []
+    return list(dict.fromkeys(name for child in stack.planes.values() for name in shared_planes(child)))
+
+
 def _ends(stack: Stack, spec: PlaneSpec, path: str, side: bool) -> Iterator[tuple[str, PlaneSpec, Leaf | Ref, bool]]:
     if isinstance(stack, Leaf):
         reason = stack.packer.refusal(spec)
