@@ -188,7 +188,7 @@ _PLAIN_FIELDS = len(_PlainSections.__struct_fields__)
 def _upgraded(plain: _PlainSections) -> _Sections:
     """What a manifest of version 1 is in version 2: nothing is shared, and there is no base."""
     nothing = msgspec.Raw(msgspec.msgpack.encode([]))
-    return _Sections(*msgspec.structs.astuple(plain), nothing, nothing)
+    return _Sections(**msgspec.structs.asdict(plain), shared=nothing, bases=nothing)
 
 
 def pack_config(config: Mapping[str, Any] | None) -> msgspec.Raw:
