@@ -4,12 +4,12 @@
 offset  bytes  content
 ======  =====  ==============================================================
 0       7      magic ``93 53 54 41 43 4B 43`` (``\\x93STACKC``)
-7       1      format version, 1
+7       1      format version: 1, or 2 if tensors refer to shared planes
 8       4      C, bytes of the compressed manifest, unsigned little-endian
 12      4      M, bytes of the manifest, unsigned little-endian
 16      4      CRC-32 of bytes 0 to 15 and of the compressed manifest
 20      C      the manifest, MessagePack in one zstd frame
-20 + C  ...    payload: planes end to end, then bundled files, to the file's end
+20 + C  ...    payload: planes of tensors end to end, shared planes, bundled files, to the end
 ======  =====  ==============================================================
 
 The manifest holds the CRC-32 of every payload block of 64 KiB, so everything in the file is covered by a checksum and one
@@ -22,7 +22,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import zstandard
 
@@ -31,7 +31,9 @@ from stackc.util.errors import ArtifactError, OutputError
 from stackc.util.frames import largest_window
 
 MAGIC = b"\x93STACKC"
-FORMAT_VERSION = 1
+#: Versions of the format, the first and the last that are read. A file is written in the first that can say it.
+PLAIN_VERSION = 1
+SHARING_VERSION = 2
 BLOCK_BYTES = 1 << 16
 #: A manifest may not be larger than this, compressed or not.
 MAX_MANIFEST_BYTES = 64 << 20
@@ -74,8 +76,8 @@ def decompress(frame: bytes, size: int) -> bytes:
     return content
 
 
-def frame_manifest(manifest: bytes, payload_bytes: int = 0) -> bytes:
-    """Header and compressed manifest: the start of a file with so many bytes after it.
+def frame_manifest(manifest: bytes, payload_bytes: int = 0, version: int = PLAIN_VERSION) -> bytes:
+    """Header and compressed manifest: the start of a file of this version with so many bytes after it.
 
     Raises
     ------
@@ -93,12 +95,20 @@ def frame_manifest(manifest: bytes, payload_bytes: int = 0) -> bytes:
             f"the manifest takes {len(manifest)} bytes, more than the {limit} that readers allow a file of this size: "
             "its config repeats itself too often; shorten it"
         )
-    start = MAGIC + bytes([FORMAT_VERSION]) + _LENGTHS.pack(len(compressed), len(manifest))
+    start = MAGIC + bytes([version]) + _LENGTHS.pack(len(compressed), len(manifest))
     return start + _CRC.pack(zlib.crc32(compressed, zlib.crc32(start))) + compressed
 
 
-def read_manifest(file: BinaryIO, name: str) -> tuple[bytes, int]:
-    """Manifest bytes and the offset of the payload.
+class Start(NamedTuple):
+    """What a file begins with: its format version, the manifest's bytes, and where the payload starts."""
+
+    version: int
+    manifest: bytes
+    offset: int
+
+
+def read_manifest(file: BinaryIO, name: str) -> Start:
+    """Read the start of a file.
 
     Raises
     ------
@@ -112,9 +122,9 @@ def read_manifest(file: BinaryIO, name: str) -> tuple[bytes, int]:
         raise ArtifactError(f"{name} is truncated: it ends inside the header, after {len(header)} bytes")
     version = header[len(MAGIC)]
     compressed_bytes, manifest_bytes = _LENGTHS.unpack_from(header, len(MAGIC) + 1)
-    if version != FORMAT_VERSION:
+    if not PLAIN_VERSION <= version <= SHARING_VERSION:
         raise ArtifactError(
-            f"{name} has format version {version}, this release reads version {FORMAT_VERSION}; "
+            f"{name} has format version {version}, this release reads versions {PLAIN_VERSION} to {SHARING_VERSION}; "
             "it is damaged or needs a newer stackc"
         )
     if max(compressed_bytes, manifest_bytes) > MAX_MANIFEST_BYTES:
@@ -137,7 +147,7 @@ def read_manifest(file: BinaryIO, name: str) -> tuple[bytes, int]:
     if zlib.crc32(compressed, zlib.crc32(start)) != _CRC.unpack_from(header, HEADER_BYTES - _CRC.size)[0]:
         raise ArtifactError(f"{name} is damaged: the checksum of its header and manifest does not match")
     try:
-        return decompress(compressed, manifest_bytes), HEADER_BYTES + compressed_bytes
+        return Start(version, decompress(compressed, manifest_bytes), HEADER_BYTES + compressed_bytes)
     except ArtifactError as error:
         raise ArtifactError(f"{name} is damaged: its manifest does not decompress: {error}") from error
 

@@ -21,6 +21,10 @@ FREE_TIES = 1 << 14
 MAX_STORED_PLANES = 1024
 MAX_BUNDLED = 256
 
+#: Models outside of the file that its planes may lie in, and shared planes on a chain of references.
+MAX_BASES = 64
+MAX_CHAIN = 32
+
 #: Numbers, texts, lists and maps in a config. That of a model with 100,000 labels has 400,000.
 FREE_CONFIG_ITEMS = 1 << 16
 CONFIG_ITEMS_PER_BYTE = 8

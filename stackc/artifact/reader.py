@@ -89,9 +89,10 @@ class Artifact(Mapping[str, "Tensor"]):
             raise
 
     def _open(self, max_bytes: int | None) -> None:
-        data, offset = read_manifest(self._file, self.path.name)
+        start = read_manifest(self._file, self.path.name)
+        offset = start.offset
         self.file_bytes = os.fstat(self._file.fileno()).st_size
-        self.manifest: Manifest = decode_manifest(data, self.path.name, self.file_bytes)
+        self.manifest: Manifest = decode_manifest(start.manifest, self.path.name, self.file_bytes, start.version)
         self.container_bytes = offset
         starts, length = self._layout()
         if offset + length != self.file_bytes:

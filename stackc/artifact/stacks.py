@@ -10,7 +10,7 @@ import msgspec
 from stackc.artifact.counting import require_few_items
 from stackc.artifact.limits import MAX_STACK_DEPTH, MAX_STACK_ITEMS
 from stackc.core.spec import PlaneSpec, total_bytes
-from stackc.core.stack import Cost, PlannedPlane, Stack, Unfitted, cost, fit, stages_of, stored_planes
+from stackc.core.stack import Cost, PlannedPlane, Stack, Stages, cost, fit, stages_of, stored_planes
 from stackc.util.errors import ArtifactError
 
 #: Fitted stacks that are kept: more than models have kinds of tensors, and few enough for a file that has millions.
@@ -39,7 +39,7 @@ class StackTable:
 
     def __init__(self, wires: Sequence[msgspec.Raw]) -> None:
         self._wires = wires
-        self._stages: dict[int, Unfitted] = {}
+        self._stages: dict[int, Stages] = {}
         self._fitted: dict[tuple[int, PlaneSpec], FittedStack] = {}
 
     def at(self, number: int, spec: PlaneSpec) -> FittedStack:
@@ -65,7 +65,7 @@ class StackTable:
             self._fitted[number, spec] = known
         return known
 
-    def _stages_at(self, number: int) -> Unfitted:
+    def _stages_at(self, number: int) -> Stages:
         if number not in self._stages:
             try:
                 require_few_items(self._wires[number], MAX_STACK_ITEMS, MAX_STACK_DEPTH)

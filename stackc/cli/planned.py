@@ -10,7 +10,7 @@ import msgspec
 
 from stackc.core.packer import Packer
 from stackc.core.spec import PlaneSpec
-from stackc.core.stack import Leaf, Stack, describe, stored_planes
+from stackc.core.stack import Branch, Stack, describe, stored_planes
 from stackc.core.training import TrainingStage
 from stackc.core.transform import Transform
 from stackc.planning.balance import cautions, fixed_width
@@ -165,7 +165,7 @@ def _spec_at(tensor: TensorPlan, path: str, index: int) -> PlaneSpec:
     """Spec of the plane at a path of a tensor's stack after a stage."""
     stack, spec = tensor.stacks[index], tensor.spec
     for part in path.split("/") if path else ():
-        if isinstance(stack, Leaf):
+        if not isinstance(stack, Branch):
             raise ValueError(f"{address(tensor.name, path)} is not in its stack")
         spec, stack = stack.transform.plan(spec)[part], stack.planes[part]
     return spec

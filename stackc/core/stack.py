@@ -1,14 +1,18 @@
-"""The stack: the tree of transforms, ending in packers, that one tensor is stored with.
+"""The stack: the tree of transforms, ending in packers and in references, that one tensor is stored with.
 
 Planes are addressed by their path from the root: ``""`` is the tensor itself, ``"values/scores"`` the scores that a
 transform made of the values that another one made of the tensor.
+
+A reference stands for a plane that several tensors share. It is stored once, with a stack of its own that may have
+references in turn, or lies in another model; whoever evaluates a stack says where such planes come from.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -42,7 +46,13 @@ class Branch(NamedTuple):
     planes: dict[str, Stack]
 
 
-Stack = Leaf | Branch
+class Ref(NamedTuple):
+    """The end of a path at a plane that others use too; ``plane`` is its name, which begins with ``@``."""
+
+    plane: str
+
+
+Stack = Leaf | Branch | Ref
 
 
 class PlannedPlane(NamedTuple):
@@ -51,6 +61,17 @@ class PlannedPlane(NamedTuple):
     path: str
     spec: PlaneSpec
     packer: Packer
+    side: bool
+
+
+class SharedUse(NamedTuple):
+    """One reference of a stack: where it is, which shared plane it names, what this must look like, and whether it is side
+    information there.
+    """
+
+    path: str
+    plane: str
+    spec: PlaneSpec
     side: bool
 
 
@@ -77,7 +98,7 @@ def _planned(transform: Transform, spec: PlaneSpec) -> Mapping[str, PlaneSpec]:
 
 
 def stored_planes(stack: Stack, spec: PlaneSpec) -> list[PlannedPlane]:
-    """The planes at the leaves, in the order in which their bytes are stored.
+    """The planes at the leaves, in the order in which their bytes are stored; those that it refers to are not among them.
 
     Parameters
     ----------
@@ -91,15 +112,60 @@ def stored_planes(stack: Stack, spec: PlaneSpec) -> list[PlannedPlane]:
     SpecError
         If a transform or packer in the tree does not take its plane.
     """
-    return list(_walk(stack, spec, "", False))
+    return [
+        PlannedPlane(path, planned, node.packer, side)
+        for path, planned, node, side in _ends(stack, spec, "", False)
+        if isinstance(node, Leaf)
+    ]
 
 
-def _walk(stack: Stack, spec: PlaneSpec, path: str, side: bool) -> Iterator[PlannedPlane]:
+def references(stack: Stack, spec: PlaneSpec) -> list[SharedUse]:
+    """The shared planes that a stack refers to, in its order; one that is used twice is listed twice.
+
+    Raises
+    ------
+    SpecError
+        If a transform or packer in the tree does not take its plane.
+
+    Examples
+    --------
+    >>> from stackc.core.registry import find
+    >>> scores = Leaf(find("raw").stage())
+    >>> stack = Branch(find("seed").stage(rank=2, center=False), {"basis": Ref("@basis"), "scores": scores})
+    >>> [(use.path, use.plane, str(use.spec)) for use in references(stack, PlaneSpec((30, 10), "float32"))]
+    [('basis', '@basis', 'float32 2x10')]
+    >>> [plane.path for plane in stored_planes(stack, PlaneSpec((30, 10), "float32"))]
+    ['scores']
+    """
+    return [
+        SharedUse(path, node.plane, planned, side)
+        for path, planned, node, side in _ends(stack, spec, "", False)
+        if isinstance(node, Ref)
+    ]
+
+
+def shared_planes(stack: Stack) -> list[str]:
+    """Names of the shared planes that a stack refers to, each once; needs no spec.
+
+    Examples
+    --------
+    >>> shared_planes(Ref("@basis"))
+    ['@basis']
+    """
+    if isinstance(stack, Ref):
+        return [stack.plane]
+    if isinstance(stack, Leaf):
+        return []
+    return list(dict.fromkeys(name for child in stack.planes.values() for name in shared_planes(child)))
+
+
+def _ends(stack: Stack, spec: PlaneSpec, path: str, side: bool) -> Iterator[tuple[str, PlaneSpec, Leaf | Ref, bool]]:
     if isinstance(stack, Leaf):
         reason = stack.packer.refusal(spec)
         if reason is not None:
             raise SpecError(f"{stack.packer.name} does not take {path or 'the tensor'}: {reason}")
-        yield PlannedPlane(path, spec, stack.packer, side)
+    if not isinstance(stack, Branch):
+        yield path, spec, stack, side
         return
     specs = plan_of(stack.transform, spec)
     if list(specs) != list(stack.planes):
@@ -107,11 +173,20 @@ def _walk(stack: Stack, spec: PlaneSpec, path: str, side: bool) -> Iterator[Plan
             f"{stack.transform.name} makes the planes {list(specs)}, but the stack stores {list(stack.planes)}"
         )
     for plane, child in stack.planes.items():
-        yield from _walk(child, specs[plane], join(path, plane), side or plane in stack.transform.side)
+        yield from _ends(child, specs[plane], join(path, plane), side or plane in stack.transform.side)
+
+
+def nothing_shared(plane: str, spec: PlaneSpec) -> Tensor:
+    """What a stack without references may ask for: no plane."""
+    raise StackcError(f"the stack refers to the shared plane {plane!r} ({spec}), and there are none here")
 
 
 def decode(
-    stack: Stack, spec: PlaneSpec, plane_at: Callable[[str, PlaneSpec, Packer], Tensor], path: str = ""
+    stack: Stack,
+    spec: PlaneSpec,
+    plane_at: Callable[[str, PlaneSpec, Packer], Tensor],
+    shared_at: Callable[[str, PlaneSpec], Tensor] = nothing_shared,
+    path: str = "",
 ) -> Tensor:
     """Evaluate the tree from its leaves to the tensor.
 
@@ -123,18 +198,27 @@ def decode(
         Spec of the plane at the root.
     plane_at : callable
         Gives the tensor of the leaf at a path; called once per leaf, in stored order.
+    shared_at : callable
+        Gives the shared plane of a name, which has this spec; called once per reference, in the same order. Transforms do
+        not change the planes that they decode, so it may give the same tensor every time.
     path : str
         Path of the root, for error messages and for ``plane_at``.
 
     Returns
     -------
     Tensor
-        The decoded tensor, with the shape and dtype of ``spec``; differentiable where the leaves are.
+        The decoded tensor, with the shape and dtype of ``spec``; differentiable where the leaves are. It may be a shared
+        plane itself, or a view of one.
     """
     if isinstance(stack, Leaf):
         return plane_at(path, spec, stack.packer)
+    if isinstance(stack, Ref):
+        return shared_at(stack.plane, spec)
     specs = plan_of(stack.transform, spec)
-    planes = {plane: decode(child, specs[plane], plane_at, join(path, plane)) for plane, child in stack.planes.items()}
+    planes = {
+        plane: decode(child, specs[plane], plane_at, shared_at, join(path, plane))
+        for plane, child in stack.planes.items()
+    }
     return stack.transform.decode(planes, spec)
 
 
@@ -159,7 +243,8 @@ def cost(stack: Stack, spec: PlaneSpec) -> Cost:
     -------
     Cost
         Every element of every plane, the tensor's included, counts as `ELEMENT_WORK` multiplications beside those that
-        transforms and packers announce.
+        transforms and packers announce. A shared plane is looked at by every user, so its elements are counted here; its
+        bytes and what it takes to make it are not, as that happens once for all of them.
 
     Examples
     --------
@@ -173,11 +258,13 @@ def cost(stack: Stack, spec: PlaneSpec) -> Cost:
     planes, work = 0, ELEMENT_WORK * spec.numel
     if isinstance(stack, Leaf):
         return Cost(planes, work + stack.packer.work(spec))
+    if isinstance(stack, Ref):
+        return Cost(planes, work)
     specs = plan_of(stack.transform, spec)
     work += stack.transform.work(spec)
     for plane, child in stack.planes.items():
         below = cost(child, specs[plane])
-        planes += specs[plane].nbytes + below.planes
+        planes += (0 if isinstance(child, Ref) else specs[plane].nbytes) + below.planes
         work += below.work
     return Cost(planes, work)
 
@@ -222,13 +309,37 @@ def as_planned(
     return {plane: (specs[plane], planes[plane]) for plane in specs}
 
 
-def to_wire(stack: Stack) -> list[Any]:
-    """The tree as plain lists, for the manifest: ``[name, version, config]`` and, for a branch, its children in order."""
-    stage: Transform | Packer = stack.packer if isinstance(stack, Leaf) else stack.transform
-    wire: list[Any] = [stage.name, stage.version, _stored_config(stage)]
-    if isinstance(stack, Branch):
-        wire.append([to_wire(child) for child in stack.planes.values()])
-    return wire
+def to_wire(stack: Stack, numbers: Mapping[str, int] = MappingProxyType({})) -> Any:
+    """The tree as plain lists, for the manifest.
+
+    Parameters
+    ----------
+    stack : Stack
+        Tree of settled transforms and packers.
+    numbers : mapping
+        Number of each shared plane by name.
+
+    Returns
+    -------
+    list or int
+        ``[name, version, config]`` and, for a branch, its children in order; for a reference its plane's number.
+
+    Raises
+    ------
+    StackcError
+        If the stack refers to a plane without a number.
+    """
+    if isinstance(stack, Ref):
+        if stack.plane not in numbers:
+            raise StackcError(f"the stack refers to the shared plane {stack.plane!r}, which is not there")
+        return numbers[stack.plane]
+    if isinstance(stack, Leaf):
+        return [*_stage_wire(stack.packer)]
+    return [*_stage_wire(stack.transform), [to_wire(child, numbers) for child in stack.planes.values()]]
+
+
+def _stage_wire(stage: Transform | Packer) -> tuple[str, int, dict[str, Any]]:
+    return stage.name, stage.version, _stored_config(stage)
 
 
 def _stored_config(stage: Transform | Packer) -> dict[str, Any]:
@@ -249,11 +360,37 @@ class Unfitted(NamedTuple):
     """A stack as the file has it: stages and what is below them, before any spec says which planes those are."""
 
     stage: Transform | Packer
-    below: list[Unfitted] | None
+    below: list[Stages] | None
 
 
-def from_wire(wire: Any, spec: PlaneSpec) -> Stack:
-    """Inverse of `to_wire`; the names of the children come from the plan.
+#: Unfitted stages, or the number of a shared plane.
+Stages = Unfitted | int
+
+
+def shared_name(number: int) -> str:
+    """Name of a file's shared plane; the file has none, only numbers.
+
+    Examples
+    --------
+    >>> shared_name(3)
+    '@3'
+    """
+    return f"@{number}"
+
+
+def from_wire(wire: Any, spec: PlaneSpec, shared: Sequence[PlaneSpec] = (), first: int = 0) -> Stack:
+    """Inverse of `to_wire`; the names of the children come from the plan, those of shared planes from `shared_name`.
+
+    Parameters
+    ----------
+    wire : list or int
+        The plain form.
+    spec : PlaneSpec
+        Spec of the plane at the root.
+    shared : sequence of PlaneSpec
+        Those of the shared planes, by number.
+    first : int
+        Number of the first shared plane that the stack may refer to: a shared plane only refers to those after it.
 
     Raises
     ------
@@ -262,10 +399,10 @@ def from_wire(wire: Any, spec: PlaneSpec) -> Stack:
     DependencyError
         If a stage that it needs is not installed.
     """
-    return fit(stages_of(wire), spec)
+    return fit(stages_of(wire), spec, shared, first)
 
 
-def stages_of(wire: Any, depth: int = 0) -> Unfitted:
+def stages_of(wire: Any, depth: int = 0) -> Stages:
     """The stages that plain lists describe. Tensors of other specs may have the same ones, with large tables in them.
 
     Raises
@@ -277,6 +414,8 @@ def stages_of(wire: Any, depth: int = 0) -> Unfitted:
     """
     if depth >= MAX_DEPTH:
         raise ArtifactError(f"a stack in the file is nested deeper than {MAX_DEPTH} stages")
+    if type(wire) is int:
+        return wire
     with _sentences("that cannot be"):
         node = msgspec.convert(wire, _Node)
         stage = msgspec.convert(node.config, find_format(node.name, node.version))
@@ -295,14 +434,17 @@ def stages_of(wire: Any, depth: int = 0) -> Unfitted:
     return Unfitted(stage, [stages_of(below, depth + 1) for below in node.planes or []])
 
 
-def fit(stages: Unfitted, spec: PlaneSpec) -> Stack:
-    """The stack that stages of a file are for a tensor with this spec.
+def fit(stages: Stages, spec: PlaneSpec, shared: Sequence[PlaneSpec] = (), first: int = 0) -> Stack:
+    """The stack that stages of a file are for a tensor with this spec; see `from_wire`.
 
     Raises
     ------
     ArtifactError
-        If a stage does not take its plane, or has another number of planes below it than it makes.
+        If a stage does not take its plane, or has another number of planes below it than it makes, or if a shared plane is
+        not there or not what the stage above makes.
     """
+    if isinstance(stages, int):
+        return _fit_reference(stages, spec, shared, first)
     stage = stages.stage
     with _sentences(f"that does not fit {spec}"):
         if isinstance(stage, Packer):
@@ -314,7 +456,22 @@ def fit(stages: Unfitted, spec: PlaneSpec) -> Stack:
     below = stages.below or []
     if len(below) != len(specs):
         raise ArtifactError(f"{stage.name} makes {len(specs)} planes of {spec}, the file lists {len(below)}")
-    return Branch(stage, {plane: fit(node, specs[plane]) for plane, node in zip(specs, below, strict=True)})
+    children = zip(specs, below, strict=True)
+    return Branch(stage, {plane: fit(node, specs[plane], shared, first) for plane, node in children})
+
+
+def _fit_reference(number: int, spec: PlaneSpec, shared: Sequence[PlaneSpec], first: int) -> Ref:
+    if not 0 <= number < len(shared):
+        raise ArtifactError(f"its stack refers to shared plane {number}, the file has {len(shared)}")
+    if number < first:
+        raise ArtifactError(
+            f"its stack refers to shared plane {number}; a shared plane only refers to those after it, here from {first} on"
+        )
+    if shared[number] != spec:
+        raise ArtifactError(
+            f"its stack needs {spec} where it refers to shared plane {number}, which is {shared[number]}"
+        )
+    return Ref(shared_name(number))
 
 
 @contextlib.contextmanager
@@ -348,7 +505,7 @@ def replace(stack: Stack, path: str, node: Stack) -> Stack:
     """
     if not path:
         return node
-    if isinstance(stack, Leaf):
+    if not isinstance(stack, Branch):
         raise StackcError(f"the stack has no plane {path!r}")
     head, _, rest = path.partition("/")
     return Branch(stack.transform, {**stack.planes, head: replace(stack.planes[head], rest, node)})
@@ -356,7 +513,7 @@ def replace(stack: Stack, path: str, node: Stack) -> Stack:
 
 def with_transforms(stack: Stack, transforms: Mapping[str, Transform], path: str = "") -> Stack:
     """The same tree with other transforms at some paths, which make the same planes."""
-    if isinstance(stack, Leaf) or not transforms:
+    if not isinstance(stack, Branch) or not transforms:
         return stack
     planes = {plane: with_transforms(child, transforms, join(path, plane)) for plane, child in stack.planes.items()}
     return Branch(transforms.get(path, stack.transform), planes)
@@ -371,7 +528,7 @@ def branches(stack: Stack, path: str = "") -> list[str]:
     >>> branches(Leaf(find_packer("raw")))
     []
     """
-    if isinstance(stack, Leaf):
+    if not isinstance(stack, Branch):
         return []
     below = [found for plane, child in stack.planes.items() for found in branches(child, join(path, plane))]
     return [path, *below]
@@ -386,7 +543,7 @@ def node_at(stack: Stack, path: str) -> Stack:
         If there is no such plane.
     """
     for plane in path.split("/") if path else ():
-        if isinstance(stack, Leaf) or plane not in stack.planes:
+        if not isinstance(stack, Branch) or plane not in stack.planes:
             raise StackcError(f"the stack has no plane {path!r}")
         stack = stack.planes[plane]
     return stack
@@ -404,6 +561,10 @@ def packer_at(stack: Stack, path: str) -> Packer:
     stack = node_at(stack, path)
     if isinstance(stack, Branch):
         raise StackcError(f"{stack.transform.name} splits the plane {path!r} of the stack further")
+    if isinstance(stack, Ref):
+        raise StackcError(
+            f"the plane {path!r} of the stack is the shared plane {stack.plane!r}, which has its own stack"
+        )
     return stack.packer
 
 
@@ -420,7 +581,7 @@ def is_factor(stack: Stack, path: str) -> bool:
     """
     factor = False
     for plane in path.split("/") if path else ():
-        if isinstance(stack, Leaf):
+        if not isinstance(stack, Branch):
             raise StackcError(f"the stack has no plane {path!r}")
         transform, stack = stack.transform, stack.planes[plane]
         factor = plane in transform.factors or (factor and plane not in transform.side)
@@ -439,7 +600,7 @@ def is_side(stack: Stack, path: str) -> bool:
     (True, False, False)
     """
     for plane in path.split("/") if path else ():
-        if isinstance(stack, Leaf):
+        if not isinstance(stack, Branch):
             raise StackcError(f"the stack has no plane {path!r}")
         if plane in stack.transform.side:
             return True
@@ -467,7 +628,7 @@ def side_planes(stack: Stack, spec: PlaneSpec, path: str = "") -> Iterator[SideP
     >>> [(side.path, side.factor) for side in side_planes(scaled, PlaneSpec((3, 5), "float32"))]
     [('scale', True)]
     """
-    if isinstance(stack, Leaf):
+    if not isinstance(stack, Branch):
         return
     specs = plan_of(stack.transform, spec)
     for plane, child in stack.planes.items():
@@ -479,8 +640,17 @@ def side_planes(stack: Stack, spec: PlaneSpec, path: str = "") -> Iterator[SideP
 
 
 def describe(stack: Stack) -> str:
-    """One line for people: ``prune(values: seed(...), mask: raw)``."""
+    """One line for people: ``prune(values: seed(...), mask: raw)``; a shared plane is its name.
+
+    Examples
+    --------
+    >>> from stackc.core.registry import find
+    >>> describe(Branch(find("seed").stage(rank=2, center=False), {"basis": Ref("@0"), "scores": Leaf(find("raw").stage())}))
+    'seed(basis: @0, scores: raw)'
+    """
     if isinstance(stack, Leaf):
         return stack.packer.name
+    if isinstance(stack, Ref):
+        return stack.plane
     inner = ", ".join(f"{plane}: {describe(child)}" for plane, child in stack.planes.items())
     return f"{stack.transform.name}({inner})"

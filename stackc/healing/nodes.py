@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from stackc.core.spec import PlaneSpec
-from stackc.core.stack import Leaf, Stack, join
+from stackc.core.stack import Branch, Stack, join
 from stackc.core.transform import Transform
 from stackc.planning.trained import Hardened
 from stackc.util.lazy import torch
@@ -35,7 +35,7 @@ class Start(NamedTuple):
         """The plane at a path: as it was given, or decoded from below."""
         if path in self.inputs:
             return self.inputs[path].detach()
-        if isinstance(stack, Leaf):
+        if not isinstance(stack, Branch):
             return self.planes[path]
         specs = stack.transform.plan(spec)
         below = {plane: self.value(child, specs[plane], join(path, plane)) for plane, child in stack.planes.items()}
@@ -284,7 +284,7 @@ class Builder:
 
     def node(self, stack: Stack, spec: PlaneSpec, path: str, *, side: bool = False) -> Node:
         """The plane at a path, with trained numbers as far down as there are real ones that decode to it."""
-        if isinstance(stack, Leaf):
+        if not isinstance(stack, Branch):
             plane = self._here(stack, spec, path)
             trained = spec.is_real and spec.numel > 0
             return Value(path, spec, plane, trained=trained, positive=trained and side and bool((plane > 0).all()))
@@ -299,10 +299,10 @@ class Builder:
     def latent(self, stack: Stack, spec: PlaneSpec, path: str) -> Latent:
         """The plane at a path as trained numbers, with all below simulated."""
         trained = Value(path, spec, self._here(stack, spec, path), trained=spec.numel > 0)
-        return Latent(path, spec, trained, None if isinstance(stack, Leaf) else self._below(stack, spec, path))
+        return Latent(path, spec, trained, self._below(stack, spec, path) if isinstance(stack, Branch) else None)
 
     def _below(self, stack: Stack, spec: PlaneSpec, path: str) -> Simulated:
-        assert not isinstance(stack, Leaf)
+        assert isinstance(stack, Branch)
         specs = stack.transform.plan(spec)
         quantises = _quantises(stack.transform, spec)
         sides: dict[str, Node] = {}
@@ -314,7 +314,7 @@ class Builder:
                 sides[plane] = self.node(child, its, below, side=True)
                 continue
             held[plane] = self._here(child, its, below)
-            if not isinstance(child, Leaf):
+            if isinstance(child, Branch):
                 children[plane] = self._below(child, its, below)
         return Simulated(path, spec, stack.transform, sides, held, children)
 
@@ -323,7 +323,7 @@ class Builder:
         return plane if self._device is None else plane.to(self._device)
 
     def _leaves(self, stack: Stack, spec: PlaneSpec, path: str) -> dict[str, Tensor]:
-        if isinstance(stack, Leaf):
+        if not isinstance(stack, Branch):
             return {path: self._start.planes[path]}
         specs = stack.transform.plan(spec)
         found: dict[str, Tensor] = {}

@@ -239,7 +239,7 @@ class Walker:
 
 
 def _plane(side: SidePlane, planes: Mapping[str, Tensor]) -> Tensor:
-    return decode(side.stack, side.spec, lambda path, spec, packer: planes[path], side.path)
+    return decode(side.stack, side.spec, lambda path, spec, packer: planes[path], path=side.path)
 
 
 def is_calibrated(plan: TensorPlan) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stackc.artifact.container import FORMAT_VERSION, MAGIC, BlockChecksums, compress
+from stackc.artifact.container import MAGIC, PLAIN_VERSION, BlockChecksums, compress
 from stackc.testing.planes import random_words
 
 _MEBIBYTE = 1 << 20
@@ -58,9 +58,7 @@ class HostileFile(NamedTuple):
 def sealed(manifest: bytes, payload: bytes = b"") -> bytes:
     """A file of these parts whose header and checksum match."""
     compressed = compress(manifest)
-    start = (
-        MAGIC + bytes([FORMAT_VERSION]) + len(compressed).to_bytes(4, "little") + len(manifest).to_bytes(4, "little")
-    )
+    start = MAGIC + bytes([PLAIN_VERSION]) + len(compressed).to_bytes(4, "little") + len(manifest).to_bytes(4, "little")
     return start + zlib.crc32(compressed, zlib.crc32(start)).to_bytes(4, "little") + compressed + payload
 
 

@@ -339,7 +339,7 @@ def test_the_example_file_of_the_page(tmp_path):
     np.testing.assert_array_equal(SecondDecoder(path).tensor("w"), decoded)
     shown = FORMAT.split("decodes to this MessagePack value")[1].split("```json")[1].split("```")[0]
     with path.open("rb") as file:
-        manifest, _ = read_manifest(file, "example")
+        manifest = read_manifest(file, "example").manifest
     value = msgspec.msgpack.decode(manifest)
     value[7] = value[7].hex()
     assert msgspec.json.decode(shown) == value
@@ -355,7 +355,7 @@ def test_the_example_file_is_what_stackc_writes(tmp_path):
     parts = []
     for each in (path, old):
         with each.open("rb") as file:
-            manifest, offset = read_manifest(file, each.name)
+            _, manifest, offset = read_manifest(file, each.name)
         parts.append((manifest, each.read_bytes()[offset:]))
     assert parts[0] == parts[1]
 

@@ -66,8 +66,8 @@ def parts(data: bytes, folder: Path) -> tuple[list[Any], bytes]:
     copy = folder / "parts"
     copy.write_bytes(data)
     with copy.open("rb") as file:
-        manifest, offset = read_manifest(file, copy.name)
-    return msgspec.msgpack.decode(manifest), data[offset:]
+        start = read_manifest(file, copy.name)
+    return msgspec.msgpack.decode(start.manifest), data[start.offset :]
 
 
 def rebuild(manifest: Any, payload: bytes, *, checksums: bool = True) -> bytes:
