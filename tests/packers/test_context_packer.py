@@ -602,7 +602,8 @@ class StrictNumpy:
 def interpreted() -> Iterator[None]:
     """The kernel as Python runs it, with every index checked."""
     with pytest.MonkeyPatch.context() as patch, numpy.errstate(over="ignore"):
-        for part in map(kernel, ("range_coder", "context_model", "context_encode", "context_decode")):
+        parts = ("shared._range_coder", "context._model", "context._encode", "context._decode")
+        for part in (kernel(f"{name}_kernel") for name in parts):
             for attribute, value in list(vars(part).items()):
                 if hasattr(value, "py_func"):
                     patch.setattr(part, attribute, value.py_func)
