@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from stackc.core.abilities import Settling
 from stackc.core.packer import Packer
 from stackc.core.transform import Transform, Weighted
 from stackc.planning.encode import Walker
@@ -104,13 +105,14 @@ def settle(
     ties = {other: tensor.name for tensor in plan.tensors for other in tensor.names[1:]}
     made: dict[int, dict[str, Transform | Packer]] = {stage: dict(chosen) for stage, chosen in (choices or {}).items()}
     for index, stage in enumerate(plan.stages[:until]):
-        if not isinstance(stage.stage.config, Transform) or stage.stage.config.settled or index in made:
+        config = stage.config
+        if not isinstance(config, Settling) or config.settled or index in made:
             continue
         plan = plan_recipe(plan.recipe, specs, ties, made)
         places = {address(tensor.name, path): (tensor, path) for tensor, path, _ in planes_of_stage(plan, index)}
         planes = _LazyPlanes(places, index, load, weights, moments, healed)
         try:
-            made[index] = dict(stage.stage.config.settle(planes))
+            made[index] = dict(config.settle(planes))
         except StackcError as error:
             if planes.given is None:  # an earlier stage, which says where itself
                 raise

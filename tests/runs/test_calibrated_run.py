@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from stackc.core.transform import Known
 from stackc.artifact.reader import Artifact
 from stackc.tasks.calibration import calibration_batches, run_model
 from stackc.planning.encode import Walker
@@ -230,10 +231,10 @@ def test_second_moments_follow_the_planes() -> None:
     ):
         planes = transform.encode(x.double())
         before = transform.decode(planes, spec)
-        for plane, carried in transform.carry_moments(moments, planes).items():
+        for plane, carried in transform.carry(Known(moments=moments), planes).items():
             d = torch.randn(planes[plane].shape, generator=draw).double()
             if plane in ("mean", "fallback", "basis"):
                 continue  # many rows see these: what they cost depends on how many
             change = transform.decode({**planes, plane: planes[plane] + d}, spec) - before
             cost = float(((change @ v.T) ** 2).sum() / 50)
-            assert float((d @ carried @ d.T).trace()) == pytest.approx(cost, rel=1e-6)
+            assert float((d @ carried.moments @ d.T).trace()) == pytest.approx(cost, rel=1e-6)

@@ -10,6 +10,7 @@ import msgspec
 
 from stackc.artifact.container import BLOCK_BYTES, compress, frame_manifest
 from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry, pack_config
+from stackc.core.abilities import is_open
 from stackc.core.stack import stored_planes, to_wire
 from stackc.core.transform import Transform
 from stackc.planning.allocation.frontier import Point, slope
@@ -115,11 +116,7 @@ class Allocator:
         self._bundle = {name: (len(compress(content)), len(content)) for name, content in files.items()}
         self._progress = progress or Progress()
         stages = [stage.stage for stage in plan.stages]
-        self._open = {
-            index
-            for index, stage in enumerate(stages)
-            if isinstance(stage.config, Transform) and not stage.config.allocated
-        }
+        self._open = {index for index, stage in enumerate(stages) if is_open(stage.config)}
         self._explorers = {tensor.name: Explorer(stages, tensor, weights, moments, made) for tensor in plan.tensors}
         self._roots: dict[str, Choice] = {}
         self._fixed: dict[str, int] = {}
