@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from stackc.core.abilities import Allocated, Narrowing, uses_moments
@@ -13,7 +14,9 @@ from stackc.core.entropy import entropy_bits
 from stackc.core.packer import Packer
 from stackc.core.spec import PlaneSpec
 from stackc.core.stack import (
+    Branch,
     Leaf,
+    Ref,
     SidePlane,
     Stack,
     as_planned,
@@ -22,6 +25,7 @@ from stackc.core.stack import (
     is_factor,
     is_side,
     join,
+    node_at,
     packer_at,
     replace,
     side_planes,
@@ -81,6 +85,8 @@ class Walker:
         through the transforms that hand them on.
     trained : mapping, optional
         What stages that train have left of the tensors, by stage.
+    shared : mapping, optional
+        The planes that stacks refer to, by name, as they were before later stages encoded them.
     keep_inputs : bool
         Whether ``inputs`` keeps what every transform was given, by path.
 
@@ -97,10 +103,12 @@ class Walker:
         weights: Sequence[Tensor | None] = (),
         moments: Mapping[str, Tensor] | None = None,
         trained: HardenedStages | None = None,
+        shared: Mapping[str, Tensor] = MappingProxyType({}),
         *,
         keep_inputs: bool = False,
     ) -> None:
         self.plan = plan
+        self._shared = shared
         self.inputs: dict[str, Tensor] = {}
         self.zeroed: list[Zeroed] = []
         self._keep_inputs = keep_inputs
@@ -132,7 +140,13 @@ class Walker:
         return Weighted(self.planes[path][1], known.get(path))
 
     def _known(self, stage: int, path: str) -> Known:
-        return Known(self.weighted(stage, path).weights, self._moments.get(path))
+        node = node_at(self.plan.stacks[stage], path)
+        shared = {
+            plane: self._shared[below.plane]
+            for plane, below in (node.planes.items() if isinstance(node, Branch) else ())
+            if isinstance(below, Ref)
+        }
+        return Known(self.weighted(stage, path).weights, self._moments.get(path), shared)
 
     def apply(self, stage: int) -> None:
         """Run the transforms of one stage, or take what it has trained."""
@@ -217,8 +231,10 @@ class Walker:
             yield fork
 
     def _put(self, stage: int, path: str, config: Transform, made: Mapping[str, tuple[PlaneSpec, Tensor]]) -> None:
-        """Put the planes that a transform made in the place of the one that it took."""
-        self.planes.update({join(path, plane): value for plane, value in made.items()})
+        """Put the planes that a transform made in the place of the one that it took; those that are shared stand elsewhere."""
+        node = node_at(self.plan.stacks[stage], path)
+        own = [plane for plane in made if not (isinstance(node, Branch) and isinstance(node.planes[plane], Ref))]
+        self.planes.update({join(path, plane): made[plane] for plane in own})
         planes = {plane: value for plane, (_, value) in made.items()}
         for weights in self._weights[stage:]:
             if path in weights:
@@ -252,9 +268,20 @@ def is_calibrated(plan: TensorPlan) -> bool:
 
 
 def walk(program: Program, session: Session, tensor: TensorPlan, *, keep_inputs: bool = False) -> Walker:
-    """The planes of one tensor of a program, before its first stage."""
-    x = session.reference.tensor(tensor.name)
-    return Walker(tensor, x, session.weights, session.moments, program.trained, keep_inputs=keep_inputs)
+    """The planes of one tensor of a program, or of a plane that tensors share, before its first stage."""
+    if tensor.is_shared:  # which has no rows of a tensor, and meets nothing
+        return Walker(
+            tensor, program.shared[tensor.name], (), None, program.trained, program.shared, keep_inputs=keep_inputs
+        )
+    return Walker(
+        tensor,
+        session.reference.tensor(tensor.name),
+        session.weights,
+        session.moments,
+        program.trained,
+        program.shared,
+        keep_inputs=keep_inputs,
+    )
 
 
 def encode_tensor(walker: Walker, *, every_stage: bool = True, meter: MemoryMeter | None = None) -> EncodedTensor:

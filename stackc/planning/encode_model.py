@@ -89,23 +89,26 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
 
         def one(tensor: TensorPlan) -> tuple[EncodedTensor, int]:
             try:
-                packed = len(_lossless(tensor.spec).pack(reference.tensor(tensor.name), tensor.spec))
+                packed = 0
+                if not tensor.is_shared:
+                    packed = len(_lossless(tensor.spec).pack(reference.tensor(tensor.name), tensor.spec))
                 # Read again, so that nothing here holds the tensor when its planes have taken its place.
                 encoded = encode_tensor(walk(program, session, tensor), every_stage=first == 0, meter=meter)
                 return encoded, packed
             except MemoryError as error:
                 raise TensorError(f"{tensor.name} ({tensor.spec}) does not fit in memory") from error
 
-        for encoded, size in map_ordered(one, plan.tensors, size=lambda tensor: tensor.spec.nbytes):
+        for encoded, size in map_ordered(one, plan.everything, size=lambda tensor: tensor.spec.nbytes):
             lossless_bytes += size
             seconds = [total + more for total, more in zip(seconds, encoded.seconds, strict=True)]
             entropy |= {(encoded.plan.name, path): bits for path, bits in encoded.entropy_bits.items()}
             for stage, writer in enumerate(writers, start=first):
-                writer.add(encoded.plan.names, encoded.plan.spec, encoded.stacks[stage], encoded.stages[stage])
+                _add(writer, encoded, stage)
             zeroed += encoded.zeroed
             for stage, chosen in encoded.chosen_packers.items():
                 packers.setdefault(stage, {}).update(chosen)
-            advance(encoded.plan.spec.nbytes)
+            if not encoded.plan.is_shared:
+                advance(encoded.plan.spec.nbytes)
         final = writers[-1]
         weights_bytes = final.projected_bytes(kept)
         lossless_bytes += weights_bytes - final.payload_bytes  # a lossless file needs a container too
@@ -123,3 +126,12 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
 def _lossless(spec: PlaneSpec) -> Packer:
     """The packer of the lossless file that the ratio is held against: the smallest that stackc has for the dtype."""
     return find_packer("floats") if spec.is_real else find_packer("zstd", level=19)
+
+
+def _add(writer: ArtifactWriter, encoded: EncodedTensor, stage: int) -> None:
+    """Hand a file what it holds after a stage."""
+    tensor = encoded.plan
+    if not tensor.is_shared:
+        writer.add(tensor.names, tensor.spec, encoded.stacks[stage], encoded.stages[stage])
+    elif stage >= tensor.maker:
+        writer.add_shared(tensor.name, tensor.spec, encoded.stacks[stage], encoded.stages[stage])

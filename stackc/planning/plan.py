@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from stackc.core.abilities import Sharing
 from stackc.core.packer import Packer
 from stackc.core.registry import find_packer
 from stackc.core.spec import PlaneSpec
@@ -16,6 +17,7 @@ from stackc.core.stack import (
     MAX_DEPTH,
     Branch,
     Leaf,
+    Ref,
     Stack,
     branches,
     join,
@@ -43,12 +45,24 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class Place(NamedTuple):
+    """Where a plane is: in a tensor with these names, at this path of its stack."""
+
+    names: tuple[str, ...]
+    path: str
+
+    def below(self, path: str) -> Place:
+        """A plane that is made of this one."""
+        return Place(self.names, "/".join(filter(None, (self.path, path))))
+
+
 class TensorPlan(NamedTuple):
-    """What happens to one tensor.
+    """What happens to one tensor, or to a plane that tensors share.
 
     ``steps[i]`` holds the transforms and packers that stage ``i`` puts at which paths, ``stacks[i]`` the whole stack if
     the recipe stopped after stage ``i``; open ends are closed with the default packer. ``trained`` are the stages that
-    train this tensor: they split nothing, but may settle transforms of the stack anew.
+    train this tensor: they split nothing, but may settle transforms of the stack anew. ``users`` says where a shared plane
+    is used, and ``maker`` which stage makes it; a tensor of the model has neither.
     """
 
     name: str
@@ -57,6 +71,13 @@ class TensorPlan(NamedTuple):
     steps: tuple[Mapping[str, Transform | Packer], ...]
     stacks: tuple[Stack, ...]
     trained: frozenset[int] = frozenset()
+    users: tuple[Place, ...] = ()
+    maker: int = -1
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is a plane that stands once and is used by tensors."""
+        return self.maker >= 0
 
 
 class StagePlan(NamedTuple):
@@ -79,6 +100,12 @@ class Plan(NamedTuple):
     recipe: Recipe
     tensors: tuple[TensorPlan, ...]
     stages: tuple[StagePlan, ...]
+    shared: tuple[TensorPlan, ...] = ()
+
+    @property
+    def everything(self) -> tuple[TensorPlan, ...]:
+        """The tensors of the model, and the planes that they share."""
+        return self.tensors + self.shared
 
     @property
     def settled(self) -> bool:
@@ -87,18 +114,53 @@ class Plan(NamedTuple):
 
 
 class _Growing:
-    """The stack of one tensor while stages are applied to it."""
+    """The stack of one tensor, or of a plane that tensors share, while stages are applied to it.
 
-    def __init__(self, names: tuple[str, ...], spec: PlaneSpec, default: Packer) -> None:
+    ``parent`` is what made a shared plane.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        spec: PlaneSpec,
+        default: Packer,
+        users: tuple[Place, ...] = (),
+        maker: int = -1,
+        parent: Transform | None = None,
+    ) -> None:
         self.names = names
         self.spec = spec
+        self.users = users
+        self.maker = maker
+        self.parent = parent
         self.open: dict[str, PlaneSpec] = {"": spec}
         self.packed: dict[str, str] = {}
         self.stack: Stack = Leaf(default)
         self.default = default
-        self.steps: list[dict[str, Transform | Packer]] = []
-        self.stacks: list[Stack] = []
+        self.steps: list[dict[str, Transform | Packer]] = [{} for _ in range(maker + 1)]
+        self.stacks: list[Stack] = [self.stack] * (maker + 1)
         self.trained: set[int] = set()
+
+    def places(self, path: str) -> list[Place]:
+        """Where people see a plane of this stack: a shared one in all tensors that use it."""
+        return [place.below(path) for place in self.users or (Place(self.names, ""),)]
+
+    def matches(self, patterns: Sequence[str], path: str) -> bool:
+        """Whether patterns match a plane of this stack."""
+        return any(matches(patterns, place.names, place.path) for place in self.places(path))
+
+    def share(self, path: str, name: str) -> None:
+        """Take a plane that was just made from somewhere else."""
+        del self.open[path]
+        self.stack = replace(self.stack, path, Ref(name))
+
+    def made_by(self, path: str) -> Transform | None:
+        """The transform that makes a plane of this stack; None for a tensor itself."""
+        if not path:
+            return self.parent
+        above = node_at(self.stack, path.rpartition("/")[0])
+        assert isinstance(above, Branch)
+        return above.transform
 
     def train(self, stage: int, transforms: Mapping[str, Transform | Packer]) -> None:
         """Let a stage train this tensor; ``transforms`` by address are those that it has settled anew."""
@@ -184,10 +246,13 @@ def plan_recipe(
     stages = tuple(
         _apply(stage, index, growing, (choices or {}).get(index, {})) for index, stage in enumerate(recipe.stages)
     )
-    tensors = tuple(
-        TensorPlan(g.names[0], g.names, g.spec, tuple(g.steps), tuple(g.stacks), frozenset(g.trained)) for g in growing
-    )
-    return Plan(recipe, tensors, stages)
+    done = [
+        TensorPlan(
+            *(g.names[0], g.names, g.spec, tuple(g.steps), tuple(g.stacks), frozenset(g.trained), g.users, g.maker)
+        )
+        for g in growing
+    ]
+    return Plan(recipe, tuple(done[: len(specs)]), stages, tuple(done[len(specs) :]))
 
 
 class _Tried(NamedTuple):
@@ -203,9 +268,7 @@ class _Tried(NamedTuple):
         return address(self.tensor.names[0], self.path)
 
 
-def _apply(
-    stage: Stage, index: int, growing: Sequence[_Growing], choices: Mapping[str, Transform | Packer]
-) -> StagePlan:
+def _apply(stage: Stage, index: int, growing: list[_Growing], choices: Mapping[str, Transform | Packer]) -> StagePlan:
     if isinstance(stage.config, TrainingStage):
         return _train(stage, index, growing, choices)
     tried: list[_Tried] = []
@@ -213,14 +276,18 @@ def _apply(
     for tensor in growing:
         tensor.steps.append({})
         for path, spec in list(tensor.open.items()):
-            action = action_of(stage, choices, tensor.names, path, spec, _parent(tensor.stack, path))
+            plane = address(tensor.names[0], path)
+            action = action_of(stage, choices, plane, tensor.places(path), spec, tensor.made_by(path))
             if action is None:
                 continue
             refusal = action.refusal or tensor.put(path, action.config, f"stages[{index}] ({stage.use})")
             tried.append(_Tried(tensor, path, spec, refusal))
             if refusal is None and isinstance(action.config, Transform):
                 settled &= action.config.settled
+    shared = _share(stage, index, [one for one in tried if one.refusal is None])
+    for tensor in growing:
         tensor.stacks.append(tensor.stack)
+    growing += shared
     skipped = [one for one in tried if one.refusal is not None]
     if not stage.allow_empty:
         _require_named(stage, index, growing, tried)
@@ -229,6 +296,35 @@ def _apply(
     return StagePlan(
         stage, len(tried) - len(skipped), tuple(Skipped(one.plane, one.refusal or "") for one in skipped), settled
     )
+
+
+def _share(stage: Stage, index: int, made: Sequence[_Tried]) -> list[_Growing]:
+    """The planes that what a stage has just split has in common, group by group."""
+    if not isinstance(stage.config, Sharing) or not stage.config.common:
+        return []
+    by_plane = {one.plane: one for one in made}
+    found: dict[str, _Growing] = {}
+    for group, members in stage.config.groups(list(by_plane)).items():
+        numbers: dict[tuple[str, PlaneSpec], str] = {}
+        for member in members:
+            tensor, path = by_plane[member].tensor, by_plane[member].path
+            config = tensor.steps[index][path]
+            assert isinstance(config, Sharing)
+            specs = plan_of(config, by_plane[member].spec)
+            for plane in specs:
+                if plane not in config.common:
+                    continue
+                # Matrices of other widths have nothing in common: each kind of plane stands for itself.
+                same = sum(known == plane for known, _ in numbers)
+                name = numbers.setdefault(
+                    (plane, specs[plane]), f"@{index}.{group}.{plane}" + (f".{same + 1}" if same else "")
+                )
+                below = join(path, plane)
+                if name not in found:
+                    found[name] = _Growing((name,), specs[plane], tensor.default, (), index, config)
+                found[name].users += tuple(tensor.places(below))
+                tensor.share(below, name)
+    return list(found.values())
 
 
 class Action(NamedTuple):
@@ -241,8 +337,8 @@ class Action(NamedTuple):
 def action_of(
     stage: Stage,
     choices: Mapping[str, Transform | Packer],
-    names: Sequence[str],
-    path: str,
+    plane: str,
+    places: Sequence[Place],
     spec: PlaneSpec,
     parent: Transform | None,
 ) -> Action | None:
@@ -258,10 +354,10 @@ def action_of(
         Of the recipe.
     choices : mapping
         Of this stage, by address of the plane; without one the plane gets what the recipe says.
-    names : sequence of str
-        All names of the tensor.
-    path : str
-        Of the plane in the tensor's stack.
+    plane : str
+        Address of the plane.
+    places : sequence of Place
+        Where the plane is used: one place, or several of a shared one.
     spec : PlaneSpec
         Of the plane.
     parent : Transform, optional
@@ -271,25 +367,18 @@ def action_of(
     --------
     >>> from stackc.recipe.parse import recipe_from
     >>> int8, spec = recipe_from({"stages": ["int8"]}).stages[0], PlaneSpec((3, 5), "float32")
-    >>> action_of(int8, {}, ["w"], "", spec, None).refusal, action_of(int8, {}, ["w"], "scale", spec, int8.config)
-    (None, None)
+    >>> action_of(int8, {}, "w", [Place(("w",), "")], spec, None).refusal
+    >>> action_of(int8, {}, "w/scale", [Place(("w",), "scale")], spec, int8.config)
     """
-    if isinstance(stage.config, TrainingStage) or not matches(stage.on, names, path):
+    if isinstance(stage.config, TrainingStage):
         return None
-    side = parent is not None and path.rpartition("/")[2] in parent.side
+    if not any(matches(stage.on, place.names, place.path) for place in places):
+        return None
+    side = parent is not None and places[0].path.rpartition("/")[2] in parent.side
     if side and isinstance(stage.config, type(parent)) and not names_planes(stage.on):
         return None
-    config = choices.get(address(names[0], path), stage.config)
+    config = choices.get(plane, stage.config)
     return Action(config, refusal(config, spec))
-
-
-def _parent(stack: Stack, path: str) -> Transform | None:
-    """The transform that makes a plane of a stack; None for the tensor itself."""
-    if not path:
-        return None
-    above = node_at(stack, path.rpartition("/")[0])
-    assert isinstance(above, Branch)
-    return above.transform
 
 
 def _train(
@@ -299,7 +388,7 @@ def _train(
     matched = 0
     for tensor in growing:
         tensor.steps.append({})
-        if tensor.spec.is_real and matches(stage.on, tensor.names, ""):
+        if tensor.spec.is_real and any(matches(stage.on, place.names, "") for place in tensor.places("")):
             tensor.train(index, choices)
             matched += 1
         tensor.stacks.append(tensor.stack)
@@ -318,7 +407,7 @@ def _require_named(stage: Stage, index: int, growing: Sequence[_Growing], tried:
     for pattern in stage.on:
         if not (is_literal(pattern) or pattern in names):
             continue
-        named = [one for one in tried if matches([pattern], one.tensor.names, one.path)]
+        named = [one for one in tried if one.tensor.matches([pattern], one.path)]
         if any(one.refusal is None for one in named):
             continue
         if named:
@@ -342,24 +431,22 @@ def _nothing(
             f"{where} fits none of the {len(skipped)} planes it matches: {first.plane}{more}: {first.refusal}; "
             f"{remedy}, or say allow_empty: true"
         )
-    packed = [
-        (g.names[0], path, by) for g in growing for path, by in g.packed.items() if matches(patterns, g.names, path)
-    ]
+    packed = [(g.names[0], path, by) for g in growing for path, by in g.packed.items() if g.matches(patterns, path)]
     if packed:
         name, path, by = packed[0]
         return f"{where} comes too late: {address(name, path)} is already packed by {by}; put {stage.use} before it"
-    tensors = [name for g in growing for name in g.names]
+    tensors = [name for g in growing if g.maker < 0 for name in g.names]
     tensor_globs = [pattern.partition("/")[0] for pattern in patterns if not pattern.startswith("!")]
     if tensor_globs and not any(matches(tensor_globs, [name], "") for name in tensors):
         hint = nearest(tensor_globs[0].strip("*"), tensors)
         return f"{where} matches no tensor of the model{hint}; 'stackc check' lists the tensors"
-    planes = sorted({path.rpartition("/")[2] for g in growing for path in g.open if path})
+    planes = sorted({p.path.rpartition("/")[2] for g in growing for path in g.open for p in g.places(path) if p.path})
     known = f"the planes at this point are {', '.join(planes)}" if planes else "no stage before it makes planes"
     return f"{where} matches no plane: {known}; or say allow_empty: true"
 
 
 def planes_of_stage(plan: Plan, index: int) -> Iterator[tuple[TensorPlan, str, Transform | Packer]]:
     """Every plane that a stage applies to, with what it applies."""
-    for tensor in plan.tensors:
+    for tensor in plan.everything:
         for path, config in tensor.steps[index].items():
             yield tensor, path, config

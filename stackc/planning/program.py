@@ -37,11 +37,14 @@ class Program(NamedTuple):
         What is chosen, by stage and address of the plane.
     trained : mapping
         What stages that train have left of the tensors, by stage and tensor.
+    shared : mapping
+        The planes that tensors share, by name, as the stages that made them found them.
     """
 
     plan: Plan
     choices: Choices = MappingProxyType({})
     trained: HardenedStages = MappingProxyType({})
+    shared: Mapping[str, Tensor] = MappingProxyType({})
 
     @classmethod
     def of(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from stackc.core.abilities import Settling
+from stackc.core.abilities import Settling, Sharing
 from stackc.core.packer import Packer
+from stackc.core.stack import Branch, Ref, node_at
 from stackc.core.transform import Transform, Weighted
 from stackc.planning.encode import walk
-from stackc.planning.plan import TensorPlan, address, planes_of_stage
+from stackc.planning.plan import StagePlan, TensorPlan, address, planes_of_stage
 from stackc.planning.program import Program, Session
 from stackc.util.errors import PlanError, StackcError, TensorError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class _LazyPlanes(Mapping[str, Weighted]):
@@ -19,14 +25,14 @@ class _LazyPlanes(Mapping[str, Weighted]):
     ``given`` is the address of the plane that was given last, for error messages; None while one is being computed.
     """
 
-    def __init__(self, program: Program, session: Session, stage: int) -> None:
+    def __init__(
+        self, program: Program, session: Session, stage: int, places: Mapping[str, tuple[TensorPlan, str]]
+    ) -> None:
         self.given: str | None = None
         self._program = program
         self._session = session
         self._stage = stage
-        self._places: dict[str, tuple[TensorPlan, str]] = {
-            address(tensor.name, path): (tensor, path) for tensor, path, _ in planes_of_stage(program.plan, stage)
-        }
+        self._places = places
 
     def __getitem__(self, plane: str) -> Weighted:
         tensor, path = self._places[plane]
@@ -67,16 +73,14 @@ def settle(program: Program, session: Session, until: int | None = None) -> Prog
     made: dict[int, Mapping[str, Transform | Packer]] = dict(program.choices)
     for index, stage in enumerate(program.plan.stages[:until]):
         config = stage.config
-        if not isinstance(config, Settling) or config.settled or index in made:
-            continue
-        program = program.with_choices(made)
-        planes = _LazyPlanes(program, session, index)
-        try:
-            made[index] = dict(config.settle(planes))
-        except StackcError as error:
-            if planes.given is None:  # an earlier stage, which says where itself
-                raise
-            raise TensorError(f"stages[{index}] ({stage.stage.use}) on {planes.given}: {error}") from error
+        if isinstance(config, Settling) and not config.settled and index not in made:
+            program = program.with_choices(made)
+            places = _places(program, index)
+            with _named(_LazyPlanes(program, session, index, places), index, stage) as planes:
+                made[index] = dict(config.settle(planes))
+        if isinstance(config, Sharing) and config.common:
+            program = program.with_choices(made)
+            program = program._replace(shared={**program.shared, **_common(program, session, index)})
     if made:
         program = program.with_choices(made)
     for index, stage in enumerate(program.plan.stages[:until]):
@@ -86,3 +90,45 @@ def settle(program: Program, session: Session, until: int | None = None) -> Prog
                 "remove its 'lock' key"
             )
     return program
+
+
+def _places(program: Program, stage: int) -> dict[str, tuple[TensorPlan, str]]:
+    """What a stage applies to, by address."""
+    return {address(tensor.name, path): (tensor, path) for tensor, path, _ in planes_of_stage(program.plan, stage)}
+
+
+@contextmanager
+def _named(planes: _LazyPlanes, index: int, stage: StagePlan) -> Iterator[_LazyPlanes]:
+    """Name stage and plane in what a transform says about planes; an earlier stage says where itself."""
+    try:
+        yield planes
+    except StackcError as error:
+        if planes.given is None:
+            raise
+        raise TensorError(f"stages[{index}] ({stage.stage.use}) on {planes.given}: {error}") from error
+
+
+def _common(program: Program, session: Session, index: int) -> dict[str, Tensor]:
+    """The planes that a stage's groups have in common, by name."""
+    places = _places(program, index)
+    users: dict[str, list[str]] = {}
+    names: dict[str, dict[str, str]] = {}
+    for plane, (tensor, path) in places.items():
+        node = node_at(tensor.stacks[index], path)
+        assert isinstance(node, Branch)
+        refs = {name: below.plane for name, below in node.planes.items() if isinstance(below, Ref)}
+        group = "\n".join(refs.values())
+        users.setdefault(group, []).append(plane)
+        names[group] = refs
+    found: dict[str, Tensor] = {}
+    for group, members in users.items():
+        if all(name in program.shared for name in names[group].values()):
+            continue
+        tensor, path = places[members[0]]
+        config = tensor.steps[index][path]
+        assert isinstance(config, Sharing)
+        lazy = _LazyPlanes(program, session, index, {plane: places[plane] for plane in members})
+        with _named(lazy, index, program.plan.stages[index]) as planes:
+            common = config.find_common(planes)
+        found |= {name: common[plane] for plane, name in names[group].items()}
+    return found

@@ -32,7 +32,11 @@ def stage_weights(plan: Plan, task: Task, reference: Reference) -> list[Tensor |
     loaded: dict[tuple[str, int], Tensor] = {}
     for index, stage in enumerate(plan.stages):
         source = stage.stage.weights
-        counts = {tensor.spec.shape[0] if tensor.spec.shape else 1 for tensor, _, _ in planes_of_stage(plan, index)}
+        counts = {
+            tensor.spec.shape[0] if tensor.spec.shape else 1
+            for tensor, _, _ in planes_of_stage(plan, index)
+            if not tensor.is_shared
+        }
         if source is None or not counts:
             weights.append(None)
             continue
@@ -92,7 +96,7 @@ def calibration_notes(plan: Plan, moments: Mapping[str, Tensor]) -> list[str]:
     for index, stage in enumerate(plan.stages):
         if not uses_moments(stage.config):
             continue
-        matched = {tensor.name: tensor.spec for tensor, _, _ in planes_of_stage(plan, index)}
+        matched = {tensor.name: tensor.spec for tensor, _, _ in planes_of_stage(plan, index) if not tensor.is_shared}
         without = [name for name, spec in matched.items() if name not in moments and len(spec.shape) > 1]
         where = f"stages[{index}] ({stage.stage.use})"
         if matched and not any(name in moments for name in matched):

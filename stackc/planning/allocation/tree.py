@@ -17,7 +17,7 @@ from stackc.planning.allocation.frontier import Point, best, hull, total
 from stackc.planning.allocation.ladder import Ladder
 from stackc.planning.allocation.sensitivity import squared_norm
 from stackc.planning.encode import Walker
-from stackc.planning.plan import TensorPlan, action_of
+from stackc.planning.plan import Place, TensorPlan, action_of, address
 from stackc.planning.program import Program
 
 if TYPE_CHECKING:
@@ -292,7 +292,14 @@ class Explorer:
         spec, x = walker.planes[path]
         # What a stage that trains makes of a plane is not known yet: it is encoded as if nothing were trained.
         for index in range(stage, len(self._stages)):
-            action = action_of(self._stages[index], self._made.get(index, {}), self.plan.names, path, spec, parent)
+            action = action_of(
+                self._stages[index],
+                self._made.get(index, {}),
+                address(self.plan.name, path),
+                [Place(self.plan.names, path)],
+                spec,
+                parent,
+            )
             if action is None or action.refusal is not None:
                 continue
             config = action.config
