@@ -305,25 +305,23 @@ def _share(stage: Stage, index: int, made: Sequence[_Tried]) -> list[_Growing]:
     by_plane = {one.plane: one for one in made}
     found: dict[str, _Growing] = {}
     for group, members in stage.config.groups(list(by_plane)).items():
-        numbers: dict[tuple[str, PlaneSpec], str] = {}
-        for member in members:
-            tensor, path = by_plane[member].tensor, by_plane[member].path
-            config = tensor.steps[index][path]
+        # Matrices of other widths have nothing in common: each kind of plane stands for itself, if it has several users.
+        kinds: dict[tuple[str, PlaneSpec], list[tuple[_Growing, str]]] = {}
+        for one in map(by_plane.__getitem__, members):
+            config = one.tensor.steps[index][one.path]
             assert isinstance(config, Sharing)
-            specs = plan_of(config, by_plane[member].spec)
-            for plane in specs:
-                if plane not in config.common:
-                    continue
-                # Matrices of other widths have nothing in common: each kind of plane stands for itself.
-                same = sum(known == plane for known, _ in numbers)
-                name = numbers.setdefault(
-                    (plane, specs[plane]), f"@{index}.{group}.{plane}" + (f".{same + 1}" if same else "")
-                )
-                below = join(path, plane)
-                if name not in found:
-                    found[name] = _Growing((name,), specs[plane], tensor.default, (), index, config)
-                found[name].users += tuple(tensor.places(below))
-                tensor.share(below, name)
+            for plane, spec in plan_of(config, one.spec).items():
+                if plane in config.common:
+                    kinds.setdefault((plane, spec), []).append((one.tensor, join(one.path, plane)))
+        for (plane, spec), users in kinds.items():
+            if len(users) == 1:
+                continue
+            same = sum(name.startswith(f"@{index}.{group}.{plane}") for name in found)
+            name = f"@{index}.{group}.{plane}" + (f".{same + 1}" if same else "")
+            places = tuple(place for tensor, path in users for place in tensor.places(path))
+            found[name] = _Growing((name,), spec, users[0][0].default, places, index, stage.config)
+            for tensor, path in users:
+                tensor.share(path, name)
     return list(found.values())
 
 

@@ -117,6 +117,8 @@ def _common(program: Program, session: Session, index: int) -> dict[str, Tensor]
         node = node_at(tensor.stacks[index], path)
         assert isinstance(node, Branch)
         refs = {name: below.plane for name, below in node.planes.items() if isinstance(below, Ref)}
+        if not refs:
+            continue
         group = "\n".join(refs.values())
         users.setdefault(group, []).append(plane)
         names[group] = refs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 
-from stackc.core.abilities import Allocated, Calibrated, Trainable
+from stackc.core.abilities import Allocated, Calibrated, Sharing, Trainable
 from stackc.core.planes import limited
 from stackc.core.spec import PlaneSpec
 from stackc.core.transform import NOTHING, Known, Weighted, require_finite
@@ -16,6 +16,7 @@ from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import torch
 from stackc.util.parallel import one_thread_per_operation
 
+from ..shared.groups import Group, grouped
 from ._product import rows_in_basis
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Metric(NamedTuple):
     inverse: Tensor
 
 
-class Seed(Trainable, Allocated, Calibrated, frozen=True):
+class Seed(Trainable, Allocated, Calibrated, Sharing, frozen=True):
     """Store every row as a few coordinates in a basis that all rows share: ``mean + scores @ basis``.
 
     Principal component analysis (Hotelling 1933), which is the best approximation of that rank in the squared error,
@@ -79,6 +80,9 @@ class Seed(Trainable, Allocated, Calibrated, frozen=True):
     of their mean and scaled to determinant one, and the rows of ``basis`` are orthonormal after that product only. Equal steps
     for all scores then cost the model equally: a Karhunen-Loeve transform in its own metric. Files do not tell.
 
+    With ``group`` matrices of as many columns have one basis, which is stored once: the components of all their rows, each
+    counted from the mean of its own matrix.
+
     Parameters
     ----------
     rank : int or "auto", optional
@@ -91,11 +95,15 @@ class Seed(Trainable, Allocated, Calibrated, frozen=True):
         ``variance`` is a share of the squared norm.
     calibrated : bool
         Whether to use the second moments of what rows meet. Planes that have none get plain components.
+    group : "all", "alike" or list of str, optional
+        Matrices that have one basis: all that the stage matches, those whose names are alike but for numbers, or those that
+        each of several patterns matches.
 
     Raises
     ------
     ValueError
-        If not exactly one of ``rank`` and ``variance`` is given, or ``variance`` with ``calibrated``.
+        If not exactly one of ``rank`` and ``variance`` is given, ``variance`` with ``calibrated``, or ``group`` with anything
+        but a rank.
 
     Examples
     --------
@@ -112,7 +120,7 @@ class Seed(Trainable, Allocated, Calibrated, frozen=True):
     version: ClassVar[int] = 1
     side: ClassVar[frozenset[str]] = frozenset({"mean", "basis"})
     lighter: ClassVar[str] = "int on */basis makes it smaller, and matrices with fewer rows than columns gain little"
-    encode_only: ClassVar[frozenset[str]] = frozenset({"calibrated"})
+    encode_only: ClassVar[frozenset[str]] = frozenset({"calibrated", "group"})
 
     rank: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] | None,
@@ -129,6 +137,7 @@ class Seed(Trainable, Allocated, Calibrated, frozen=True):
             description="components by what they change in the layer's outputs, or in what the model says for embeddings"
         ),
     ] = False
+    group: Group = None
 
     def __post_init__(self) -> None:
         if (self.rank is None) == (self.variance is None):
@@ -136,6 +145,8 @@ class Seed(Trainable, Allocated, Calibrated, frozen=True):
             raise ValueError(f"give exactly one of rank and variance, not {given}")
         if self.calibrated and self.variance is not None:
             raise ValueError("calibrated goes with rank, since no share of the variance is what it keeps; give rank")
+        if self.group is not None and (self.calibrated or not isinstance(self.rank, int)):
+            raise ValueError("group goes with a rank that is a number, and without calibrated")
 
     @property
     def settled(self) -> bool:
@@ -191,6 +202,9 @@ class Seed(Trainable, Allocated, Calibrated, frozen=True):
         """The planes of several ranks, which share their components."""
         require_finite(x)
         x = x.detach().contiguous()  # BLAS rounds strided operands differently
+        if "basis" in known.shared:
+            yield from (option._planes(x, _in_basis(x, known, option.center)) for option in options)
+            return
         moments = known.moments
         fits = moments is not None and moments.shape[-1] == math.prod(x.shape[1:])
         found: dict[tuple[bool, bool], Components] = {}
@@ -285,6 +299,22 @@ class Seed(Trainable, Allocated, Calibrated, frozen=True):
             for name in planes
         }
 
+    @property
+    def common(self) -> frozenset[str]:
+        """The basis of a group."""
+        return frozenset() if self.group is None else frozenset({"basis"})
+
+    def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """As ``group`` says."""
+        return grouped(names, self.group)
+
+    def find_common(self, planes: Mapping[str, Weighted]) -> dict[str, Tensor]:
+        """The leading components of all rows of the group, counted from the mean of their own matrix."""
+        assert isinstance(self.rank, int)
+        wide = any(weighted.plane.dtype == torch.float64 for weighted in planes.values())
+        basis = _common_basis(planes, self.center)[: self.rank]
+        return {"basis": basis.to(torch.float64 if wide else torch.float32).contiguous()}
+
     def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
         """Rows of ``mean`` and ``basis`` meet the inputs; those of ``scores`` are rows of the matrix, and meet them through it."""
         moments = known.moments
@@ -334,10 +364,7 @@ def _components(x: Tensor, weights: Tensor | None, center: bool, metric: Metric 
     """
     rows = x.flatten(1)
     share = _shares(weights, rows)
-    mean = torch.zeros(1, rows.shape[1], dtype=torch.float64)
-    if center:
-        for part, chunk in zip(torch.split(share, _CHUNK_ROWS), torch.split(rows, _CHUNK_ROWS), strict=True):
-            mean += part @ chunk.to(torch.float64)
+    mean = _mean(share, rows) if center else torch.zeros(1, rows.shape[1], dtype=torch.float64)
     # largest magnitude 1, so that the squares in the Gram matrix neither vanish nor overflow
     largest = torch.stack(
         [(chunk.to(torch.float64) - mean).abs().amax() for chunk in torch.split(rows, _CHUNK_ROWS)]
@@ -363,6 +390,46 @@ def _components(x: Tensor, weights: Tensor | None, center: bool, metric: Metric 
         basis, projection = basis @ metric.inverse, basis @ metric.root
     signs = _signs(basis)
     return Components(mean, basis * signs, projection * signs, eigenvalues.flip(0).clamp(min=0))
+
+
+def _in_basis(x: Tensor, known: Known, center: bool) -> Components:
+    """What the components of a matrix are in a basis that is there already."""
+    basis = known.shared["basis"].to(torch.float64)
+    mean = torch.zeros(1, basis.shape[1], dtype=torch.float64)
+    if center:
+        mean = _mean(_shares(known.weights, x.flatten(1)), x.flatten(1))
+    return Components(mean, basis, basis, torch.zeros(len(basis), dtype=torch.float64))
+
+
+@one_thread_per_operation()
+def _common_basis(planes: Mapping[str, Weighted], center: bool) -> Tensor:
+    """Principal components of the rows of several matrices, most important first: eigenvectors of the sum of Gram matrices.
+
+    Scaled like the first pass over the largest magnitude of all, so that squares neither vanish nor overflow.
+    """
+    largest = max(float(weighted.plane.detach().abs().amax()) for weighted in planes.values())
+    gram = torch.zeros(0)
+    for weighted in planes.values():
+        require_finite(weighted.plane)
+        rows = weighted.plane.detach().flatten(1)
+        share = _shares(weighted.weights, rows)
+        mean = _mean(share, rows) if center else torch.zeros(1, rows.shape[1], dtype=torch.float64)
+        if not gram.numel():
+            gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+        factors = (share * len(share)).sqrt()[:, None]
+        for part, chunk in zip(torch.split(factors, _CHUNK_ROWS), torch.split(rows, _CHUNK_ROWS), strict=True):
+            scaled = (chunk.to(torch.float64) - mean) / (largest or 1.0) * part
+            gram += scaled.T @ scaled
+    basis: Tensor = torch.linalg.eigh(gram)[1].flip(1).T
+    return basis * _signs(basis)
+
+
+def _mean(share: Tensor, rows: Tensor) -> Tensor:
+    """Weighted mean row in float64, shape ``(1, columns)``."""
+    mean = torch.zeros(1, rows.shape[1], dtype=torch.float64)
+    for part, chunk in zip(torch.split(share, _CHUNK_ROWS), torch.split(rows, _CHUNK_ROWS), strict=True):
+        mean += part @ chunk.to(torch.float64)
+    return mean
 
 
 @one_thread_per_operation()
