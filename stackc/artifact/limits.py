@@ -38,6 +38,14 @@ MAX_STACK_DEPTH = 80
 FREE_BYTES = 64 << 20
 MAX_EXPANSION = 4096
 
+#: Bytes that tensors may have beyond this for every byte of the base models that the file refers to.
+BASE_EXPANSION = 4
+
+#: Bytes of decoded shared planes that a reader keeps: a part of what all tensors take, and some for small models. Where they
+#: are more than this, a plane may be evaluated once for every user, and counts as often.
+FREE_KEPT_BYTES = 64 << 20
+KEPT_SHARE = 4
+
 #: Bytes of all planes on the way to the tensors, for every byte that these may have.
 MAX_INNER_PLANES = 4
 
@@ -55,6 +63,17 @@ def manifest_limit(file_bytes: int) -> int:
     1183424
     """
     return FREE_MANIFEST_BYTES + MANIFEST_EXPANSION * file_bytes
+
+
+def kept_limit(tensor_bytes: int) -> int:
+    """Bytes of decoded shared planes that are kept for tensors of so many bytes.
+
+    Examples
+    --------
+    >>> kept_limit(0) == FREE_KEPT_BYTES, kept_limit(1 << 40) == 1 << 38
+    (True, True)
+    """
+    return max(FREE_KEPT_BYTES, tensor_bytes // KEPT_SHARE)
 
 
 class Budget(NamedTuple):
@@ -78,8 +97,17 @@ class Budget(NamedTuple):
     work: int
 
     @classmethod
-    def of(cls, file_bytes: int, max_bytes: int | None) -> Self:
+    def of(cls, file_bytes: int, max_bytes: int | None, base_bytes: int = 0) -> Self:
         """The budget of a file; a caller who allows more bytes allows the planes and the work that go with them.
+
+        Parameters
+        ----------
+        file_bytes : int
+            Bytes of the file.
+        max_bytes : int, optional
+            Bytes that the caller allows for tensors.
+        base_bytes : int
+            Bytes of the tensors of base models that it refers to.
 
         Examples
         --------
@@ -88,7 +116,7 @@ class Budget(NamedTuple):
         >>> Budget.of(1000, 50_000).work == Budget.of(1000, None).work < Budget.of(1000, 10**9).work
         True
         """
-        usual = FREE_BYTES + MAX_EXPANSION * file_bytes
+        usual = FREE_BYTES + MAX_EXPANSION * file_bytes + BASE_EXPANSION * base_bytes
         ample = max(usual, max_bytes or 0)
         work = FREE_WORK + WORK_PER_BYTE * (ample - FREE_BYTES)
         return cls(usual if max_bytes is None else max_bytes, ample, MAX_INNER_PLANES * ample, work)

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import weakref
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from stackc.artifact.allowance import Allowance
+from stackc.artifact.bases import Base, Bases, Outside
 from stackc.artifact.container import CheckedPayload, decompress, read_manifest
-from stackc.artifact.limits import Budget
-from stackc.artifact.manifest import KINDS, Manifest, decode_manifest, unpack_config
-from stackc.artifact.stacks import FittedStack, StackTable
+from stackc.artifact.decoder import Decoder, Entry, StoredPlane
+from stackc.artifact.manifest import KINDS, Manifest, SharedEntry, TensorEntry, decode_manifest, unpack_config
+from stackc.artifact.shared import SharedPlanes
+from stackc.artifact.stacks import StackTable
 from stackc.core.fingerprint import fingerprint
-from stackc.core.packer import Packer
 from stackc.core.planes import byte_view
 from stackc.core.spec import PlaneSpec
-from stackc.core.stack import Cost, PlannedPlane, Stack, decode
+from stackc.core.stack import SharedUse, Stack
 from stackc.models.companions import GENERATION, LEFT_BEHIND, is_tokenizer_file, read_names, without_code
-from stackc.util.errors import ArtifactError, DependencyError, SpecError
+from stackc.models.reference import Reference
+from stackc.util.errors import ArtifactError, SpecError
 from stackc.util.isolation import isolated
 from stackc.util.nearest import nearest
-from stackc.util.parallel import map_ordered, one_thread_per_operation
+from stackc.util.parallel import map_ordered
 from stackc.util.paths import require_regular, user_path
 from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-#: The stored planes of a tensor may take at most this many times its own bytes (plus a megabyte): no honest stack comes
-#: near.
-MAX_PLANES = 64
-
-
-class StoredPlane(NamedTuple):
-    """One plane in the file: its plan and its place in the payload."""
-
-    planned: PlannedPlane
-    start: int
-    length: int
 
 
 class Artifact(Mapping[str, "Tensor"]):
@@ -58,16 +47,24 @@ class Artifact(Mapping[str, "Tensor"]):
     max_bytes : int, optional
         Refuse files whose tensors would take more than this; by default 64 MiB plus 4,096 times the file's size. A larger
         number also allows more of what decoding takes on the way; see `stackc.artifact.limits`.
+    base : Reference or sequence of Reference, optional
+        The models that the file needs and does not hold; see `attach`, which may be called instead.
 
     Raises
     ------
     ArtifactError
-        If it is no artifact, is damaged, or announces more than ``max_bytes``.
+        If it is no artifact, is damaged, announces more than ``max_bytes``, or needs another base model.
     DependencyError
         If it needs a stage that is not installed.
     """
 
-    def __init__(self, path: str | Path, *, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_bytes: int | None = None,
+        base: Reference | Sequence[Reference] | None = None,
+    ) -> None:
         self.path = user_path(path)
         try:
             require_regular(self.path)
@@ -78,6 +75,8 @@ class Artifact(Mapping[str, "Tensor"]):
         self._close = weakref.finalize(self, self._file.close)
         try:
             self._open(max_bytes)
+            for reference in [base] if isinstance(base, Reference) else base or ():
+                self.attach(reference)
         except OSError as error:
             self.close()
             raise ArtifactError(f"{self.path} cannot be read: {error.strerror}") from error
@@ -101,7 +100,6 @@ class Artifact(Mapping[str, "Tensor"]):
                 f"{self.path.name} is {state}: it has {self.file_bytes} bytes, its manifest describes {offset + length}"
             )
         self._starts = starts
-        self._payload = CheckedPayload(self._file, offset, length, self.manifest.checksums, self.path)
         self._index = {name: number for number, name in enumerate(self.manifest.names)} | self.manifest.ties
         try:
             kinds: dict[tuple[int, tuple[int, ...]], PlaneSpec] = {}  # of thousands of tensors, most look like another
@@ -113,21 +111,32 @@ class Artifact(Mapping[str, "Tensor"]):
             raise ArtifactError(f"{self.path.name} is damaged: {error}") from error
         self.specs = dict(zip(self.manifest.names, specs, strict=True))
         self.nbytes = sum(spec.nbytes for spec in specs)
-        self._stacks = StackTable(self.manifest.stacks)
-        self._budget = Budget.of(self.file_bytes, max_bytes)
+        try:
+            shared = [entry.spec for entry in self.manifest.shared]
+        except SpecError as error:
+            raise ArtifactError(f"{self.path.name} is damaged: {error}") from error
+        payload = CheckedPayload(self._file, offset, length, self.manifest.checksums, self.path)
+        self._payload = payload
+        self._decoder = Decoder(self.path.name, payload, StackTable(self.manifest.stacks, shared))
+        outside = [Outside(*entry.base, entry.spec) for entry in self.manifest.shared if entry.base is not None]
+        self._bases = Bases(self.path.name, self.manifest.bases, outside)
+        allowance = Allowance(self.path.name, self.file_bytes, max_bytes, self._bases)
         bundled = sum(size for _, size in self.manifest.bundle.values())
-        self._require("decode to {} bytes", self.nbytes, self._budget.tensors)
-        self._require("unpack bundled files of {} bytes", bundled, self._budget.bundle)
-
-    def _require(self, what: str, amount: int, limit: int) -> None:
-        if amount > limit:
-            raise ArtifactError(
-                f"{self.path.name} would {what.format(amount)}, more than the limit of {limit}; "
-                "if you trust it, open it with stackc.open(path, max_bytes=...) and a larger number"
-            )
+        allowance.require_opening(self.nbytes, bundled)
+        #: The planes that tensors share, by the names that stacks have for them; see `SharedPlanes`.
+        self.shared = SharedPlanes(
+            self.path.name,
+            self.manifest,
+            self.specs,
+            starts[len(self.manifest.tensors) :],
+            self._decoder,
+            self._bases,
+            allowance,
+        )
 
     def _layout(self) -> tuple[list[int], int]:
-        sizes = [sum(entry.lengths) for entry in self.manifest.tensors]
+        entries: list[TensorEntry | SharedEntry] = [*self.manifest.tensors, *self.manifest.shared]
+        sizes = [sum(entry.lengths) for entry in entries]
         sizes += [compressed for compressed, _ in self.manifest.bundle.values()]
         ends = list(accumulate(sizes, initial=0))
         return ends[:-1], ends[-1]
@@ -167,80 +176,56 @@ class Artifact(Mapping[str, "Tensor"]):
         DependencyError
             If a stage of it is not installed.
         """
-        return self._fitted(name).stack
+        return self._decoder.fitted(self._entry(name)).stack
 
     def planes(self, name: str) -> list[StoredPlane]:
         """The stored planes of a tensor, in the order of their bytes; raises as `stack` does."""
-        return self._planes(name, self._fitted(name))
+        return self._decoder.planes(self._entry(name))
 
-    def _fitted(self, name: str) -> FittedStack:
-        number = self._number(name)
-        try:
-            return self._stacks.at(self.manifest.tensors[number].stack, self._spec(number))
-        except ArtifactError as error:
-            raise ArtifactError(f"{self.path.name} is damaged: tensor {name!r}: {error}") from error
+    def uses(self, name: str) -> list[SharedUse]:
+        """The shared planes that the stack of a tensor refers to; raises as `stack` does."""
+        return self._decoder.fitted(self._entry(name)).uses
 
-    def _planes(self, name: str, fitted: FittedStack) -> list[StoredPlane]:
-        number = self._number(name)
-        lengths, planned = self.manifest.tensors[number].lengths, fitted.planes
-        if len(planned) != len(lengths):
-            raise ArtifactError(
-                f"{self.path.name} is damaged: the stack of {name!r} has {len(planned)} planes, the file lists {len(lengths)}"
-            )
-        if fitted.nbytes > MAX_PLANES * self._spec(number).nbytes + (1 << 20):
-            raise ArtifactError(
-                f"{self.path.name} is damaged: the planes of {name!r} would take more than {MAX_PLANES} times its own bytes"
-            )
-        starts = accumulate(lengths[:-1], initial=self._starts[number])
-        return [StoredPlane(*triple) for triple in zip(planned, starts, lengths, strict=True)]
+    @property
+    def bases(self) -> list[Base]:
+        """The models that the file needs and does not hold."""
+        return self._bases.all
 
-    @cached_property
-    def _cost(self) -> Cost:
-        """What decoding all tensors takes; those that do not decode take nothing."""
-        planes = work = 0
-        kinds = Counter(zip((entry.stack for entry in self.manifest.tensors), self.specs.values(), strict=True))
-        for (number, spec), tensors in kinds.items():
-            with contextlib.suppress(ArtifactError, DependencyError):
-                each = self._stacks.at(number, spec).cost
-                planes, work = planes + tensors * each.planes, work + tensors * each.work
-        return Cost(planes, work)
+    def attach(self, base: Reference) -> None:
+        """Give a base model of the file: tensors that lie in it, or differ from what does, decode from now on.
 
-    def _require_affordable(self) -> None:
-        """Refuse to begin what would take out of all proportion to the file."""
-        self._require("make planes of {} bytes", self._cost.planes, self._budget.planes)
-        self._require("take the work of {} multiplications", self._cost.work, self._budget.work)
+        Raises
+        ------
+        ArtifactError
+            If it is another model: its fingerprint is that of no base of the file.
+        """
+        with isolated():
+            self._bases.attach(base)
+        self.shared.attached()
 
     def plane_bytes(self, plane: StoredPlane) -> bytes:
         """Packed bytes of a plane, checked."""
-        return self._payload.read(plane.start, plane.length)
+        return self._decoder.plane_bytes(plane)
 
     def __getitem__(self, name: str) -> Tensor:
+        entry = self._entry(name)
+        self._decoder.planes(entry)
+        self.shared.require([use.plane for use in self._decoder.fitted(entry).uses])
+        borrowed: list[Tensor] = []
+
+        def shared_at(plane: str, spec: PlaneSpec) -> Tensor:
+            borrowed.append(self.shared.at(plane, spec))
+            return borrowed[-1]
+
         with isolated():
-            return self._decoded(name)
+            tensor = self._decoder.decoded(entry, shared_at)
+            # What the caller gets is the caller's: the shared plane stays as it is, whatever is done to the tensor.
+            return tensor.clone() if any(_same_memory(tensor, plane) for plane in borrowed) else tensor
 
-    def _decoded(self, name: str) -> Tensor:
-        fitted, spec = self._fitted(name), self._spec(self._number(name))
-        stored = self._planes(name, fitted)
-        self._require_affordable()
-        packed = {plane.planned.path: self.plane_bytes(plane) for plane in stored}
-
-        def plane_at(path: str, spec: PlaneSpec, packer: Packer) -> Tensor:
-            return packer.unpack(packed.pop(path), spec)
-
-        try:
-            with one_thread_per_operation():  # how a sum is split between threads decides how it rounds
-                tensor = decode(fitted.stack, spec, plane_at)
-            difference = spec.mismatch(tensor)
-            if difference is not None:
-                raise ArtifactError(difference)
-        except Exception as error:
-            if isinstance(error, DependencyError):
-                raise
-            # Checksums match, so the file was written like this: planes that contradict each other, in any of the ways
-            # that stages can notice.
-            message = "it does not fit in memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
-            raise ArtifactError(f"{self.path.name}: tensor {name!r} ({spec}) does not decode: {message}") from error
-        return tensor
+    def _entry(self, name: str) -> Entry:
+        number = self._number(name)
+        entry = self.manifest.tensors[number]
+        return Entry(f"tensor {name!r}", self._spec(number), entry.stack, entry.lengths, self._starts[number])
 
     def _number(self, name: str) -> int:
         if name not in self._index:
@@ -276,7 +261,9 @@ class Artifact(Mapping[str, "Tensor"]):
         """
         compressed, size = self.manifest.bundle[name]
         number = list(self.manifest.bundle).index(name)
-        data = self._payload.read(self._starts[len(self.manifest.tensors) + number], compressed)
+        data = self._payload.read(
+            self._starts[len(self.manifest.tensors) + len(self.manifest.shared) + number], compressed
+        )
         try:
             return decompress(data, size)
         except (ArtifactError, MemoryError) as error:
@@ -375,6 +362,7 @@ class Artifact(Mapping[str, "Tensor"]):
 
     def close(self) -> None:
         """Close the file; tensors can no longer be read."""
+        self.shared.clear()
         self._close()
 
     def __enter__(self) -> Self:
@@ -387,3 +375,7 @@ class Artifact(Mapping[str, "Tensor"]):
 
     def __repr__(self) -> str:
         return f"<stackc artifact {self.path.name}: {len(self.manifest.tensors)} tensors, {self.file_bytes} bytes>"
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

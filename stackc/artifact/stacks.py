@@ -10,7 +10,18 @@ import msgspec
 from stackc.artifact.counting import require_few_items
 from stackc.artifact.limits import MAX_STACK_DEPTH, MAX_STACK_ITEMS
 from stackc.core.spec import PlaneSpec, total_bytes
-from stackc.core.stack import Cost, PlannedPlane, Stack, Stages, cost, fit, stages_of, stored_planes
+from stackc.core.stack import (
+    Cost,
+    PlannedPlane,
+    SharedUse,
+    Stack,
+    Stages,
+    cost,
+    fit,
+    references,
+    stages_of,
+    stored_planes,
+)
 from stackc.util.errors import ArtifactError
 
 #: Fitted stacks that are kept: more than models have kinds of tensors, and few enough for a file that has millions.
@@ -18,13 +29,14 @@ _KEPT = 4096
 
 
 class FittedStack(NamedTuple):
-    """A stack for tensors of one spec: its tree, its stored planes in order with their bytes when they are unpacked, and
-    what decoding such a tensor takes.
+    """A stack for tensors of one spec: its tree, its stored planes in order with their bytes when they are unpacked, the
+    shared planes that it refers to, and what decoding such a tensor takes when these are there.
     """
 
     stack: Stack
     planes: list[PlannedPlane]
     nbytes: int
+    uses: list[SharedUse]
     cost: Cost
 
 
@@ -35,10 +47,13 @@ class StackTable:
     ----------
     wires : sequence of msgspec.Raw
         The stacks in MessagePack.
+    shared : sequence of PlaneSpec
+        The specs of shared planes, by number.
     """
 
-    def __init__(self, wires: Sequence[msgspec.Raw]) -> None:
+    def __init__(self, wires: Sequence[msgspec.Raw], shared: Sequence[PlaneSpec] = ()) -> None:
         self._wires = wires
+        self._shared = shared
         self._stages: dict[int, Stages] = {}
         self._fitted: dict[tuple[int, PlaneSpec], FittedStack] = {}
 
@@ -55,9 +70,10 @@ class StackTable:
         known = self._fitted.get((number, spec))
         if known is None:
             try:
-                stack = fit(self._stages_at(number), spec)
+                stack = fit(self._stages_at(number), spec, self._shared)
                 planes = stored_planes(stack, spec)
-                known = FittedStack(stack, planes, total_bytes(plane.spec for plane in planes), cost(stack, spec))
+                nbytes = total_bytes(plane.spec for plane in planes)
+                known = FittedStack(stack, planes, nbytes, references(stack, spec), cost(stack, spec))
             except MemoryError as error:
                 raise ArtifactError("its stack does not fit in memory") from error
             if len(self._fitted) >= _KEPT:

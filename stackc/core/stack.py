@@ -373,7 +373,7 @@ def shared_name(number: int) -> str:
     return f"@{number}"
 
 
-def from_wire(wire: Any, spec: PlaneSpec, shared: Sequence[PlaneSpec] = (), first: int = 0) -> Stack:
+def from_wire(wire: Any, spec: PlaneSpec, shared: Sequence[PlaneSpec] = ()) -> Stack:
     """Inverse of `to_wire`; the names of the children come from the plan, those of shared planes from `shared_name`.
 
     Parameters
@@ -384,8 +384,6 @@ def from_wire(wire: Any, spec: PlaneSpec, shared: Sequence[PlaneSpec] = (), firs
         Spec of the plane at the root.
     shared : sequence of PlaneSpec
         Those of the shared planes, by number.
-    first : int
-        Number of the first shared plane that the stack may refer to: a shared plane only refers to those after it.
 
     Raises
     ------
@@ -394,7 +392,7 @@ def from_wire(wire: Any, spec: PlaneSpec, shared: Sequence[PlaneSpec] = (), firs
     DependencyError
         If a stage that it needs is not installed.
     """
-    return fit(stages_of(wire), spec, shared, first)
+    return fit(stages_of(wire), spec, shared)
 
 
 def stages_of(wire: Any, depth: int = 0) -> Stages:
@@ -429,7 +427,7 @@ def stages_of(wire: Any, depth: int = 0) -> Stages:
     return Unfitted(stage, [stages_of(below, depth + 1) for below in node.planes or []])
 
 
-def fit(stages: Stages, spec: PlaneSpec, shared: Sequence[PlaneSpec] = (), first: int = 0) -> Stack:
+def fit(stages: Stages, spec: PlaneSpec, shared: Sequence[PlaneSpec] = ()) -> Stack:
     """The stack that stages of a file are for a tensor with this spec; see `from_wire`.
 
     Raises
@@ -439,7 +437,7 @@ def fit(stages: Stages, spec: PlaneSpec, shared: Sequence[PlaneSpec] = (), first
         not there or not what the stage above makes.
     """
     if isinstance(stages, int):
-        return _fit_reference(stages, spec, shared, first)
+        return _fit_reference(stages, spec, shared)
     stage = stages.stage
     with _sentences(f"that does not fit {spec}"):
         if isinstance(stage, Packer):
@@ -452,16 +450,12 @@ def fit(stages: Stages, spec: PlaneSpec, shared: Sequence[PlaneSpec] = (), first
     if len(below) != len(specs):
         raise ArtifactError(f"{stage.name} makes {len(specs)} planes of {spec}, the file lists {len(below)}")
     children = zip(specs, below, strict=True)
-    return Branch(stage, {plane: fit(node, specs[plane], shared, first) for plane, node in children})
+    return Branch(stage, {plane: fit(node, specs[plane], shared) for plane, node in children})
 
 
-def _fit_reference(number: int, spec: PlaneSpec, shared: Sequence[PlaneSpec], first: int) -> Ref:
+def _fit_reference(number: int, spec: PlaneSpec, shared: Sequence[PlaneSpec]) -> Ref:
     if not 0 <= number < len(shared):
         raise ArtifactError(f"its stack refers to shared plane {number}, the file has {len(shared)}")
-    if number < first:
-        raise ArtifactError(
-            f"its stack refers to shared plane {number}; a shared plane only refers to those after it, here from {first} on"
-        )
     if shared[number] != spec:
         raise ArtifactError(
             f"its stack needs {spec} where it refers to shared plane {number}, which is {shared[number]}"

@@ -39,6 +39,10 @@ class ArtifactError(StackcError):
     """A file is not a stackc artifact, is truncated or damaged, or needs a newer stackc."""
 
 
+class BaseNeededError(ArtifactError):
+    """A tensor cannot be decoded without another model, which the message names."""
+
+
 class OutputError(StackcError):
     """A result cannot be written: it exists already, or the disk is full or read-only."""
 
