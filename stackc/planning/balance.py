@@ -34,7 +34,7 @@ def cautions(plan: Plan, size_of: Callable[[TensorPlan, PlannedPlane], float]) -
     >>> print(cautions(plan_recipe(recipe, {"w": PlaneSpec((64, 64), "float32")}), fixed_width)[0])
     stages[0] (int) stores more side information (scale: 8.19 kB) than payload (4.10 kB); granularity: row or tensor, or a larger group_size, shares a scale among more values; leave tensors of very short rows out with 'on'
     """
-    stored = {tensor.name: stored_planes(tensor.stacks[-1], tensor.spec) for tensor in plan.tensors}
+    stored = {tensor.name: stored_planes(tensor.stacks[-1], tensor.spec) for tensor in plan.everything}
     found: dict[int, str] = {}
     for index, stage in enumerate(plan.stages):
         config = stage.config

@@ -58,6 +58,11 @@ class EncodedTensor(NamedTuple):
     zeroed: Sequence[Zeroed]
 
     @property
+    def paths(self) -> list[str]:
+        """Where the packed planes of the last stage are, in their order."""
+        return [plane.path for plane in stored_planes(self.stacks[-1], self.plan.spec)]
+
+    @property
     def chosen_packers(self) -> dict[int, dict[str, Packer]]:
         """By stage and address of the plane, the packers that a stage such as ``auto`` chose in its own place."""
         chosen: dict[int, dict[str, Packer]] = {}

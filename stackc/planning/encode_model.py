@@ -31,6 +31,8 @@ class EncodedModel(NamedTuple):
         By stage, summed over tensors.
     entropy_bits : dict
         Order-0 entropy of the planes of the last file, by tensor and path.
+    plane_bytes : dict
+        Bytes of the packed planes of the last file, by tensor and path; of shared planes too.
     lossless_bytes : int
         What a file without loss would have.
     weights_bytes : int
@@ -48,6 +50,7 @@ class EncodedModel(NamedTuple):
     file_bytes: list[int]
     encode_seconds: list[float]
     entropy_bits: dict[tuple[str, str], float]
+    plane_bytes: dict[tuple[str, str], int]
     lossless_bytes: int
     weights_bytes: int
     self_contained_bytes: int | None
@@ -78,6 +81,7 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
     kept, tokenizer = reference.companion_contents(), reference.tokenizer_contents()
     seconds = [0.0] * len(plan.stages)
     entropy: dict[tuple[str, str], float] = {}
+    plane_bytes: dict[tuple[str, str], int] = {}
     lossless_bytes = 0
     packers: dict[int, dict[str, Packer]] = {}
     zeroed: list[Zeroed] = []
@@ -102,6 +106,8 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
             lossless_bytes += size
             seconds = [total + more for total, more in zip(seconds, encoded.seconds, strict=True)]
             entropy |= {(encoded.plan.name, path): bits for path, bits in encoded.entropy_bits.items()}
+            lengths = zip(encoded.paths, map(len, encoded.stages[-1]), strict=True)
+            plane_bytes |= {(encoded.plan.name, path): length for path, length in lengths}
             for stage, writer in enumerate(writers, start=first):
                 _add(writer, encoded, stage)
             zeroed += encoded.zeroed
@@ -119,7 +125,7 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
                 writer.add_file(name, content)
         sizes = [writer.finish() for writer in writers]
     return EncodedModel(
-        sizes, seconds, entropy, lossless_bytes, weights_bytes, self_contained_bytes, meter.peaks, packers, zeroed
+        sizes, seconds, entropy, plane_bytes, lossless_bytes, weights_bytes, self_contained_bytes, meter.peaks, packers, zeroed
     )
 
 

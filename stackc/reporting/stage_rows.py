@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stackc.artifact.reader import Artifact
 from stackc.planning.balance import cautions
 from stackc.planning.encode_model import EncodedModel
 from stackc.planning.plan import Plan, StagePlan
@@ -53,13 +52,7 @@ def stage_rows(
     rows: list[StageRow] = []
     before = reference.nbytes
     first = len(plan.stages) - len(paths)
-    with Artifact(paths[-1]) as artifact:
-        lengths = {
-            (tensor, stored.planned.path): stored.length
-            for tensor in artifact.specs
-            for stored in artifact.planes(tensor)
-        }
-    heavy = cautions(plan, lambda tensor, plane: lengths[tensor.name, plane.path])
+    heavy = cautions(plan, lambda tensor, plane: encoded.plane_bytes[tensor.name, plane.path])
     lost = zero_cautions(plan, encoded.zeroed)
     for last, (path, size) in enumerate(zip(paths, encoded.file_bytes, strict=True), start=first):
         stages = plan.stages if len(paths) == 1 else plan.stages[last : last + 1]
