@@ -622,6 +622,8 @@ def side_planes(stack: Stack, spec: PlaneSpec, path: str = "") -> Iterator[SideP
     specs = plan_of(stack.transform, spec)
     for plane, child in stack.planes.items():
         below = join(path, plane)
+        if isinstance(child, Ref):  # which is looked at where it stands
+            continue
         if plane in stack.transform.side:
             yield SidePlane(below, specs[plane], child, plane in stack.transform.factors)
         else:

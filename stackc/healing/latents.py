@@ -132,3 +132,31 @@ class TrainedTensor:
             {path: plane.detach().cpu().contiguous() for path, plane in done.planes.items()},
             {path: plane.detach().cpu().clone() for path, plane in done.inputs.items()},
         )
+
+
+class SharedTensor:
+    """A plane that several trained tensors use: decoded once for a forward pass, so that gradients add up.
+
+    Parameters
+    ----------
+    form : TrainedTensor or Tensor
+        What is trained, or the plane itself if it stays as it is.
+    """
+
+    def __init__(self, form: TrainedTensor | Tensor) -> None:
+        self._form = form
+        self._known: tuple[tuple[bool, ...], tuple[int, ...], Tensor] | None = None
+
+    def value(self) -> Tensor:
+        """The plane, whole; with gradients if they are recorded."""
+        if not isinstance(self._form, TrainedTensor):
+            return self._form
+        # An optimiser changes parameters in place, which torch counts.
+        state = (torch.is_grad_enabled(),), tuple(value._version for value in self._form.parameters.values())
+        if self._known is None or self._known[:2] != state:
+            self._known = (*state, self._form.value(remember=True))
+        return self._known[2]
+
+    def forget(self) -> None:
+        """Decode again when the plane is asked for next: a graph serves one pass."""
+        self._known = None

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
 from stackc.core.abilities import training_form
 from stackc.core.spec import PlaneSpec
-from stackc.core.stack import Branch, Stack, join
-from stackc.core.transform import Transform
+from stackc.core.stack import Branch, Leaf, Ref, Stack, join
+from stackc.core.transform import Known, Transform
 from stackc.planning.trained import Hardened
 from stackc.util.lazy import torch
 
@@ -26,17 +27,29 @@ if TYPE_CHECKING:
 Bits = Callable[[str, "Tensor"], "Tensor"]
 
 
+class SharedValue(Protocol):
+    """A plane that several tensors use, as a training step sees it: evaluated once, with gradients from all of them."""
+
+    def value(self) -> Tensor:
+        """The plane, whole."""
+
+
 class Start(NamedTuple):
-    """Where training begins: planes at the leaves, and what transforms on the way were given, as far as it is known."""
+    """Where training begins: planes at the leaves, what transforms on the way were given, as far as it is known, and the
+    planes that are shared, by name.
+    """
 
     planes: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor]
+    shared: Mapping[str, SharedValue] = MappingProxyType({})
 
     def value(self, stack: Stack, spec: PlaneSpec, path: str) -> Tensor:
         """The plane at a path: as it was given, or decoded from below."""
         if path in self.inputs:
             return self.inputs[path].detach()
-        if not isinstance(stack, Branch):
+        if isinstance(stack, Ref):
+            return self.shared[stack.plane].value().detach()
+        if isinstance(stack, Leaf):
             return self.planes[path]
         specs = stack.transform.plan(spec)
         below = {plane: self.value(child, specs[plane], join(path, plane)) for plane, child in stack.planes.items()}
@@ -91,6 +104,27 @@ class Value(Node):
 
     def harden(self, done: Hardened) -> None:
         done.planes[self.path] = self.value(None)
+
+    def walk(self) -> Iterator[Node | Simulated]:
+        yield self
+
+    def has_rows(self) -> bool:
+        return True
+
+
+class Shared(Node):
+    """A plane that stands elsewhere."""
+
+    def __init__(self, path: str, spec: PlaneSpec, plane: SharedValue) -> None:
+        super().__init__(path, spec)
+        self._plane = plane
+
+    def value(self, rows: Tensor | None) -> Tensor:
+        plane = self._plane.value()
+        return plane if rows is None else plane[rows]
+
+    def harden(self, done: Hardened) -> None:
+        """Nothing: it is stored where it stands."""
 
     def walk(self) -> Iterator[Node | Simulated]:
         yield self
@@ -237,7 +271,8 @@ class Simulated:
         """Encode anew, masks and bases included; scales that are trained stay."""
         if self._quantises:
             return
-        made = self._transform.encode(x)
+        shared = {plane: side.value(None) for plane, side in self._sides.items() if isinstance(side, Shared)}
+        made = self._transform.encode(x, Known(shared=shared))
         self.held = {plane: made[plane] for plane in self.held}
         for plane, child in self._children.items():
             child.rechoose(made[plane])
@@ -285,6 +320,8 @@ class Builder:
 
     def node(self, stack: Stack, spec: PlaneSpec, path: str, *, side: bool = False) -> Node:
         """The plane at a path, with trained numbers as far down as there are real ones that decode to it."""
+        if isinstance(stack, Ref):
+            return Shared(path, spec, self._start.shared[stack.plane])
         if not isinstance(stack, Branch):
             plane = self._here(stack, spec, path)
             trained = spec.is_real and spec.numel > 0
@@ -302,8 +339,7 @@ class Builder:
         trained = Value(path, spec, self._here(stack, spec, path), trained=spec.numel > 0)
         return Latent(path, spec, trained, self._below(stack, spec, path) if isinstance(stack, Branch) else None)
 
-    def _below(self, stack: Stack, spec: PlaneSpec, path: str) -> Simulated:
-        assert isinstance(stack, Branch)
+    def _below(self, stack: Branch, spec: PlaneSpec, path: str) -> Simulated:
         specs = stack.transform.plan(spec)
         quantises = _quantises(stack.transform, spec)
         sides: dict[str, Node] = {}
@@ -311,7 +347,7 @@ class Builder:
         children: dict[str, Simulated] = {}
         for plane, child in stack.planes.items():
             below, its = join(path, plane), specs[plane]
-            if quantises and its.is_real and plane in stack.transform.side:
+            if isinstance(child, Ref) or (quantises and its.is_real and plane in stack.transform.side):
                 sides[plane] = self.node(child, its, below, side=True)
                 continue
             held[plane] = self._here(child, its, below)
@@ -324,7 +360,9 @@ class Builder:
         return plane if self._device is None else plane.to(self._device)
 
     def _leaves(self, stack: Stack, spec: PlaneSpec, path: str) -> dict[str, Tensor]:
-        if not isinstance(stack, Branch):
+        if isinstance(stack, Ref):
+            return {}
+        if isinstance(stack, Leaf):
             return {path: self._start.planes[path]}
         specs = stack.transform.plan(spec)
         found: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ from stackc.core.stack import join, stored_planes, with_transforms
 from stackc.core.transform import Transform
 from stackc.healing.batches import Batches
 from stackc.healing.checks import heal_settings, heal_stages
-from stackc.healing.latents import TrainedTensor
+from stackc.healing.latents import SharedTensor, TrainedTensor
 from stackc.healing.memory import keeping_freed_memory
 from stackc.healing.nodes import Start
 from stackc.healing.price import Size
@@ -26,7 +26,8 @@ from stackc.healing.train import Rows, Trained, Training
 from stackc.models import open_reference
 from stackc.models.forward import padding_token, require_tokens
 from stackc.planning.encode import walk
-from stackc.planning.plan import TensorPlan, address
+from stackc.planning.encode_model import write_tensor
+from stackc.planning.plan import Place, TensorPlan, address
 from stackc.planning.program import Program, Session
 from stackc.planning.settle import settle
 from stackc.planning.trained import Hardened
@@ -128,25 +129,32 @@ class Healing:
         heal, index, session = self._settings, self._index, self._session
         plan, reference = self._program.plan, session.reference
         accelerator = _accelerator(heal, index)
-        starts = {tensor.name: self._start(tensor) for tensor in plan.tensors if index in tensor.trained}
         model = reference.build().float().to(accelerator.device)
         places = named_weights(model, reference)
-        tensors = {
-            tensor.name: TrainedTensor(
-                tensor.stacks[index], tensor.spec, starts[tensor.name], heal.latent, accelerator.device
-            )
-            for tensor in plan.tensors
-            if tensor.name in starts and tensor.name in places
-        }
-        if not tensors:
+        tensors: dict[str, TrainedTensor] = {}
+        shared: dict[str, SharedTensor] = {}
+        # A shared plane may use those that later stages made, and tensors use shared ones.
+        for tensor in (*reversed(plan.shared), *plan.tensors):
+            if tensor.maker >= index:
+                continue
+            trained = index in tensor.trained and _is_used(tensor, places)
+            if trained:
+                start = self._start(tensor, shared)
+                tensors[tensor.name] = TrainedTensor(
+                    tensor.stacks[index], tensor.spec, start, heal.latent, accelerator.device
+                )
+            if tensor.is_shared:
+                shared[tensor.name] = SharedTensor(
+                    tensors[tensor.name] if trained else self._value(tensor, shared).to(accelerator.device)
+                )
+        if not any(name in places for name in tensors):
             raise PlanError(f"stages[{index}] (heal): none of the tensors that it matches is a parameter of the model")
         measure = _Measure(self._program, session, index, tensors)
         with torch.no_grad():
             for tensor in plan.tensors:
                 if tensor.name in places and tensor.name not in tensors:
-                    value = self._start(tensor).value(tensor.stacks[index], tensor.spec, "")
-                    places[tensor.name].copy_(value)
-        student = Student(model, places, tensors)
+                    places[tensor.name].copy_(self._value(tensor, shared))
+        student = Student(model, places, tensors, shared.values())
         texts = training_texts(session.task, heal.data, heal.rows, heal.holdout, heal.augmented)
         rows = self._rows(texts.texts, model, heal.total_steps(len(texts.texts)))
         held_out = self._rows(texts.held_out, model)
@@ -163,15 +171,19 @@ class Healing:
             checkpoints=session.checkpoints.of_stage(index, self._identity(texts)),
         )
         with keeping_freed_memory():
-            trained = training.run(session.progress)
+            result = training.run(session.progress)
         hardened = {name: tensor.harden() for name, tensor in tensors.items()}
-        return Healed(hardened, self._summary(texts, trained, training, measure))
+        return Healed(hardened, self._summary(texts, result, training, measure))
 
-    def _start(self, tensor: TensorPlan) -> Start:
+    def _value(self, tensor: TensorPlan, shared: Mapping[str, SharedTensor]) -> Tensor:
+        """What a tensor is before the stage."""
+        return self._start(tensor, shared).value(tensor.stacks[self._index], tensor.spec, "")
+
+    def _start(self, tensor: TensorPlan, shared: Mapping[str, SharedTensor]) -> Start:
         walker = walk(self._program, self._session, tensor, keep_inputs=True)
         for stage in range(self._index):
             walker.apply(stage)
-        return Start({path: plane for path, (_, plane) in walker.planes.items()}, walker.inputs)
+        return Start({path: plane for path, (_, plane) in walker.planes.items()}, walker.inputs, shared)
 
     def _rows(self, texts: Sequence[str], model: nn.Module, steps: int | None = None) -> Rows:
         """Rows with the teacher's logits, those that are met in so many steps at least."""
@@ -235,7 +247,7 @@ class _Measure:
         self._others: dict[str, dict[str, Tensor]] = {}
         self.possible = all(stage.stage.is_packer for stage in program.plan.stages[index + 1 :])
         if self.possible:
-            for tensor in program.plan.tensors:
+            for tensor in program.plan.everything:
                 if tensor.name not in tensors:
                     walker = walk(program, session, tensor)
                     for stage in range(len(tensor.steps)):
@@ -264,8 +276,8 @@ class _Measure:
             tempfile.TemporaryDirectory(prefix="stackc-heal-") as folder,
             ArtifactWriter(Path(folder) / "size", reference.kind, reference.config) as writer,
         ):
-            for tensor, stack, packed, priced in map_ordered(pack, self._plan.tensors):
-                writer.add(tensor.names, tensor.spec, stack, packed)
+            for tensor, stack, packed, priced in map_ordered(pack, self._plan.everything):
+                write_tensor(writer, tensor, stack, packed)
                 sizes |= priced
             return Size(writer.projected_bytes(self._session.files), sizes)
 
@@ -321,6 +333,11 @@ def _same_tokenizer(one: Reference, other: Reference) -> bool:
         for reference in (one, other)
     ]
     return bool(files[0]) and files[0] == files[1]
+
+
+def _is_used(tensor: TensorPlan, places: Mapping[str, nn.Parameter]) -> bool:
+    """Whether training a tensor reaches the model, and nothing but the model."""
+    return all(user.names[0] in places for user in tensor.users or (Place(tensor.names, ""),))
 
 
 def _require_classes(model: Any, logits: Tensor, teacher: Reference, index: int) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from stackc.healing.latents import TrainedTensor
+from stackc.healing.latents import SharedTensor, TrainedTensor
 from stackc.models.forward import forward_pass
 from stackc.util.lazy import torch
 
@@ -30,11 +30,18 @@ class Student:
         Its parameters by the name of the tensor, as `stackc.tasks.calibration.named_weights` finds them.
     trained : mapping
         Trained tensors by name; those that the model has no parameter for are not used by it.
+    shared : iterable of SharedTensor
+        Planes that trained tensors use.
     """
 
     def __init__(
-        self, model: nn.Module, weights: Mapping[str, nn.Parameter], trained: Mapping[str, TrainedTensor]
+        self,
+        model: nn.Module,
+        weights: Mapping[str, nn.Parameter],
+        trained: Mapping[str, TrainedTensor],
+        shared: Iterable[SharedTensor] = (),
     ) -> None:
+        self._shared = list(shared)
         self._model = model.eval()  # without dropout: what is stored should answer as it will be used
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -54,6 +61,8 @@ class Student:
 
     def __call__(self, inputs: Mapping[str, Tensor], **options: Any) -> Any:
         """What the model returns for a batch, with gradients to what is trained."""
+        for plane in self._shared:
+            plane.forget()
         state: dict[str, Tensor] = {}
         for form, places in self._decoded:
             value = form.value(remember=True)

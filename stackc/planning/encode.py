@@ -204,11 +204,17 @@ class Walker:
             sides = [side_planes(stack, self.plan.spec) for stack in self.plan.stacks[stage - 1 : stage + 1]]
             for was, now in zip(*sides, strict=True):
                 if now.spec.is_real:
-                    found = zeroed(stage, now.path, _plane(was, before), _plane(now, trained.planes), factor=now.factor)
+                    planes = self._plane(was, before), self._plane(now, trained.planes)
+                    found = zeroed(stage, now.path, *planes, factor=now.factor)
                     # Training has seen what zeros in a basis do; a block of zeros is the end of what was there.
                     self._note(found and found._replace(matters=now.factor))
         if self._keep_inputs:
             self.inputs = dict(trained.inputs)
+
+    def _plane(self, side: SidePlane, planes: Mapping[str, Tensor]) -> Tensor:
+        return decode(
+            side.stack, side.spec, lambda path, *_: planes[path], lambda name, _: self._shared[name], path=side.path
+        )
 
     def forks(self, stage: int, path: str, configs: Sequence[Transform]) -> Iterator[Walker]:
         """What this walker would be after each of several transforms of one plane; this one stays as it is.
@@ -261,10 +267,6 @@ class Walker:
             raise
         except (StackcError, RuntimeError) as error:  # torch's own, such as memory that it does not get
             raise TensorError(f"{where} {address(self.plan.name, path)}: {' '.join(str(error).split())}") from error
-
-
-def _plane(side: SidePlane, planes: Mapping[str, Tensor]) -> Tensor:
-    return decode(side.stack, side.spec, lambda path, spec, packer: planes[path], path=side.path)
 
 
 def is_calibrated(plan: TensorPlan) -> bool:

@@ -11,6 +11,7 @@ from stackc.artifact.writer import ArtifactWriter
 from stackc.core.packer import Packer
 from stackc.core.registry import find_packer
 from stackc.core.spec import PlaneSpec
+from stackc.core.stack import Stack
 from stackc.planning.encode import EncodedTensor, encode_tensor, walk
 from stackc.planning.plan import TensorPlan
 from stackc.planning.program import Program, Session
@@ -109,7 +110,8 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
             lengths = zip(encoded.paths, map(len, encoded.stages[-1]), strict=True)
             plane_bytes |= {(encoded.plan.name, path): length for path, length in lengths}
             for stage, writer in enumerate(writers, start=first):
-                _add(writer, encoded, stage)
+                if stage >= encoded.plan.maker:
+                    write_tensor(writer, encoded.plan, encoded.stacks[stage], encoded.stages[stage])
             zeroed += encoded.zeroed
             for stage, chosen in encoded.chosen_packers.items():
                 packers.setdefault(stage, {}).update(chosen)
@@ -125,7 +127,16 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
                 writer.add_file(name, content)
         sizes = [writer.finish() for writer in writers]
     return EncodedModel(
-        sizes, seconds, entropy, plane_bytes, lossless_bytes, weights_bytes, self_contained_bytes, meter.peaks, packers, zeroed
+        sizes,
+        seconds,
+        entropy,
+        plane_bytes,
+        lossless_bytes,
+        weights_bytes,
+        self_contained_bytes,
+        meter.peaks,
+        packers,
+        zeroed,
     )
 
 
@@ -134,10 +145,9 @@ def _lossless(spec: PlaneSpec) -> Packer:
     return find_packer("floats") if spec.is_real else find_packer("zstd", level=19)
 
 
-def _add(writer: ArtifactWriter, encoded: EncodedTensor, stage: int) -> None:
-    """Hand a file what it holds after a stage."""
-    tensor = encoded.plan
-    if not tensor.is_shared:
-        writer.add(tensor.names, tensor.spec, encoded.stacks[stage], encoded.stages[stage])
-    elif stage >= tensor.maker:
-        writer.add_shared(tensor.name, tensor.spec, encoded.stacks[stage], encoded.stages[stage])
+def write_tensor(writer: ArtifactWriter, tensor: TensorPlan, stack: Stack, planes: Sequence[bytes]) -> None:
+    """Hand a file a tensor, or a plane that tensors share, as it is stored."""
+    if tensor.is_shared:
+        writer.add_shared(tensor.name, tensor.spec, stack, planes)
+    else:
+        writer.add(tensor.names, tensor.spec, stack, planes)

@@ -382,11 +382,11 @@ def action_of(
 def _train(
     stage: Stage, index: int, growing: Sequence[_Growing], choices: Mapping[str, Transform | Packer]
 ) -> StagePlan:
-    """A stage that trains tensors: it matches whole tensors of real numbers."""
+    """A stage that trains tensors: it matches whole tensors of real numbers, and what only such tensors share."""
     matched = 0
     for tensor in growing:
         tensor.steps.append({})
-        if tensor.spec.is_real and any(matches(stage.on, place.names, "") for place in tensor.places("")):
+        if tensor.spec.is_real and all(matches(stage.on, place.names, "") for place in tensor.places("")):
             tensor.train(index, choices)
             matched += 1
         tensor.stacks.append(tensor.stack)
