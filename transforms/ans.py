@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from stackc.core.packer import Packer
 from stackc.core.spec import PlaneSpec
-from stackc.util.errors import ArtifactError, TensorError
+from stackc.util.errors import ArtifactError
 from stackc.util.lazy import numpy
 
 from .shared.bits import (
@@ -16,7 +16,6 @@ from .shared.bits import (
     offsets,
     pack_bits,
     packed_bytes,
-    require_fit,
     unpack_bits,
     unsigned_dtype,
 )
@@ -101,20 +100,8 @@ class Ans(Packer, frozen=True):
             return f"ans takes at most {_LARGEST_ALPHABET:,} symbols, {spec} has {alphabet(spec)[1] + 1:,}; use zstd"
         return None
 
-    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
-        """Bytes of a plane.
-
-        Raises
-        ------
-        TensorError
-            If the plane does not fit the spec.
-        """
-        if (reason := self.refusal(spec)) is not None:
-            raise TensorError(reason)
-        require_fit(x, spec)
+    def _pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
         span = alphabet(spec)[1]
-        if not spec.numel or not span:
-            return b""
         values = offsets(x, spec)
         counts = _counts(values, span + 1)
         if numpy.count_nonzero(counts) == 1:
@@ -127,21 +114,8 @@ class Ans(Packer, frozen=True):
                 return coded
         return bytes([_RAW]) + pack_bits(values, span.bit_length())
 
-    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
-        """The plane again; uses at most ten times ``spec.nbytes`` plus 32 MiB, whatever the bytes say.
-
-        Raises
-        ------
-        ArtifactError
-            If the table or the stack is damaged.
-        """
-        if (reason := self.refusal(spec)) is not None:
-            raise ArtifactError(f"the file has a plane that cannot be packed so: {reason}")
+    def _unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
         span = alphabet(spec)[1]
-        if not spec.numel or not span:
-            if data:
-                raise ArtifactError(f"a plane of {spec} needs no bytes, the file holds {len(data)}; it is damaged")
-            return from_offsets(numpy.zeros(spec.numel, numpy.uint8), spec)
         if not data:
             raise ArtifactError(f"a plane of {spec} has no bytes in the file; it is damaged")
         if data[0] == _RAW:

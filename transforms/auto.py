@@ -51,11 +51,11 @@ class Auto(Packer, frozen=True):
         shortest = min(range(len(packed)), key=lambda index: len(packed[index]))
         return packers[shortest], packed[shortest]
 
-    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
+    def _pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
         """Refused: a file that only says ``auto`` could not be decoded; see `choose`."""
         raise TensorError("auto only chooses among packers; call choose, which also names the one that can decode")
 
-    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
+    def _unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
         """Refused: no file says ``auto``."""
         raise ArtifactError("the file names the packer auto, which no plane is stored with; it is damaged")
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
 
+from stackc.core.abilities import Trainable
 from stackc.core.planes import limited
 from stackc.core.registry import Preset
 from stackc.core.spec import ITEM_BYTES, PlaneSpec
-from stackc.core.transform import Transform, require_finite
+from stackc.core.transform import NOTHING, Known, require_finite
 from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import torch
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Cast(Transform, frozen=True):
+class Cast(Trainable, frozen=True):
     """Round a float32 or float64 plane to a half-precision dtype.
 
     Makes one plane, ``values``, with the shape of the input. Rounding is to nearest, ties to even (IEEE 754).
@@ -56,7 +57,7 @@ class Cast(Transform, frozen=True):
             raise SpecError(f"cast to {self.to} takes float32 and float64 planes, this one is {spec}")
         return {"values": PlaneSpec(spec.shape, self.to)}
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         """Round every value; row weights change nothing.
 
         Raises
@@ -98,9 +99,9 @@ class Cast(Transform, frozen=True):
         # torch rounds float64 to half precision by way of float32: the second rounding adds 2^-13 of the first at most
         return float(torch.linalg.vector_norm(half_spacing)) * (1 + 2**-12)
 
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
         """Rows of ``values`` are rows of the input."""
-        return {"values": weights}
+        return {"values": Known(known.weights)}
 
 
 fp16 = Preset(Cast, {"to": "float16"})

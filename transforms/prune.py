@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
 
+from stackc.core.abilities import Allocated, Trainable
 from stackc.core.planes import limited
 from stackc.core.spec import PlaneSpec, as_matrix
-from stackc.core.transform import Transform, Weighted, require_finite
+from stackc.core.transform import NOTHING, Known, Weighted, require_finite
 from stackc.util.errors import ArtifactError, SpecError, TensorError
 from stackc.util.lazy import torch
 from stackc.util.parallel import one_thread_per_operation
@@ -31,7 +32,7 @@ _SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3, 0.15, 0.0)
 _LOW_BITS = 16
 
 
-class Prune(Transform, frozen=True):
+class Prune(Trainable, Allocated, frozen=True):
     """Remove a share of the single weights, rows or columns: those of smallest magnitude (Han et al. 2015).
 
     Of ``n`` candidates ``n - round(share * n)`` are kept, always exactly; of equal ones those that come first.
@@ -158,7 +159,7 @@ class Prune(Transform, frozen=True):
             "fallback": PlaneSpec(self._resized(shape, 1), "float64" if spec.dtype == "float64" else "float32"),
         }
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         """Select what is kept.
 
         Raises
@@ -172,12 +173,12 @@ class Prune(Transform, frozen=True):
         if not self.settled:
             raise TensorError("prune with scope: global chooses its threshold over all tensors: settle() it first")
         if self.sparsity is not None:
-            mask = _largest(_magnitudes(x, weights).reshape(-1), self._count(x.numel())).reshape(x.shape)
+            mask = _largest(_magnitudes(x, known.weights).reshape(-1), self._count(x.numel())).reshape(x.shape)
             return {"mask": mask, "values": x[mask]}
         axis, x = self._axis, x.reshape(self._seen_as(tuple(x.shape)))
-        mask = _largest(_energies(x, weights, axis), self._count(x.shape[axis]))
+        mask = _largest(_energies(x, known.weights, axis), self._count(x.shape[axis]))
         values = x.index_select(axis, mask.nonzero().reshape(-1))
-        return {"mask": mask, "values": values, "fallback": _fallback(x, mask, weights, axis)}
+        return {"mask": mask, "values": values, "fallback": _fallback(x, mask, known.weights, axis)}
 
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
         """Put the kept values back in their places.
@@ -242,21 +243,16 @@ class Prune(Transform, frozen=True):
             settled[name] = msgspec.structs.replace(self, keep=above + equal)
         return settled
 
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Kept rows keep their weights; columns are cut within rows, so that all rows stay."""
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
+        """Kept rows keep their weights and meet the inputs; of columns all rows stay, and meet the inputs of kept ones."""
+        weights, moments = known.weights, known.moments
         if self.rows is not None:
-            return {"values": weights[planes["mask"]]}
+            kept = None if weights is None else weights[planes["mask"]]
+            return {"values": Known(kept, moments), "fallback": Known(None, moments)}
         if self.columns is not None:
-            return {"values": weights, "fallback": weights}
-        return {}
-
-    def carry_moments(self, moments: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Kept rows meet the inputs; kept columns meet those inputs that are theirs."""
-        if self.rows is not None:
-            return {"values": moments, "fallback": moments}
-        if self.columns is not None:
-            kept = planes["mask"].nonzero().reshape(-1)
-            return {"values": moments[kept][:, kept]}
+            met = planes["mask"].nonzero().reshape(-1)
+            seen = None if moments is None else moments[met][:, met]
+            return {"values": Known(weights, seen), "fallback": Known(weights)}
         return {}
 
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from stackc.core.packer import Packer
 from stackc.core.planes import from_bytes, to_bytes
 from stackc.core.spec import PlaneSpec
 
-from .shared.bits import has_alphabet, pack_integers, require_fit, unpack_integers
+from .shared.bits import has_alphabet, pack_integers, unpack_integers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,23 +44,8 @@ class Raw(Packer, frozen=True):
         """Return None: this packer takes every plane."""
         return None
 
-    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
-        """Bytes of a plane.
-
-        Raises
-        ------
-        TensorError
-            If the plane does not fit the spec.
-        """
-        require_fit(x, spec)
+    def _pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
         return pack_integers(x, spec) if has_alphabet(spec) else to_bytes(x)
 
-    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
-        """The plane again; uses at most ten times ``spec.nbytes`` plus 32 MiB.
-
-        Raises
-        ------
-        ArtifactError
-            If the length is wrong, an integer is out of bounds, or a bit after the last element is set.
-        """
+    def _unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
         return unpack_integers(data, spec) if has_alphabet(spec) else from_bytes(data, spec)

@@ -23,7 +23,6 @@ from .shared.bits import (
     offsets,
     pack_bits,
     packed_bytes,
-    require_fit,
     unpack_bits,
     unpack_integers,
     unsigned_dtype,
@@ -102,18 +101,8 @@ class Zstd(Packer, frozen=True):
         """Return None: this packer takes every plane."""
         return None
 
-    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
-        """Bytes of a plane.
-
-        Raises
-        ------
-        TensorError
-            If the plane does not fit the spec.
-        """
-        require_fit(x, spec)
+    def _pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
         form = _form(spec)
-        if not form.packed_bytes:
-            return b""
         layouts = _layouts(x, spec)
         if self.level > _FAST_LEVELS and form.item_bytes * spec.numel > _SMALL_BYTES:
             layout, _ = _smallest(layouts, _TRIAL_LEVEL)
@@ -123,19 +112,8 @@ class Zstd(Packer, frozen=True):
             return bytes([_STORED]) + _layouts(x, spec)[_PACKED]()
         return bytes([layout]) + body
 
-    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
-        """The plane again; uses at most ten times ``spec.nbytes`` plus 32 MiB, whatever the bytes say.
-
-        Raises
-        ------
-        ArtifactError
-            If the layout is unknown, or the frame is damaged, or is not the right length, or is not alone.
-        """
+    def _unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
         form = _form(spec)
-        if not form.packed_bytes:
-            if data:
-                raise ArtifactError(f"a plane of {spec} needs no bytes, the file holds {len(data)}")
-            return unpack_integers(b"", spec) if has_alphabet(spec) else from_bytes(b"", spec)
         layout, body = (data[0], data[1:]) if data else (-1, b"")
         if layout in (_STORED, _PACKED):
             content = body if layout == _STORED else _decompress(body, form.packed_bytes)

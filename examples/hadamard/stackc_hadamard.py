@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 
+from stackc.core.abilities import Trainable
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Transform, require_finite
+from stackc.core.transform import NOTHING, Known, require_finite
 from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import torch
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Hadamard(Transform, frozen=True):
+class Hadamard(Trainable, frozen=True):
     """Multiply every block of ``size`` values of a row by the orthonormal Walsh-Hadamard matrix of that size.
 
     A rotation changes no lengths, so it saves nothing by itself. Put ``int`` behind it: an outlier, which would set the
@@ -67,7 +68,7 @@ class Hadamard(Transform, frozen=True):
             raise SpecError(f"hadamard takes planes whose last axis {self.size} divides, this one is {spec}")
         return {"rotated": PlaneSpec(spec.shape, "float64" if spec.dtype == "float64" else "float32")}
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         """Rotate; row weights change nothing.
 
         Raises
@@ -99,9 +100,9 @@ class Hadamard(Transform, frozen=True):
         subnormal = (shown.smallest_normal * shown.eps + used.smallest_normal * used.eps * steps) * math.sqrt(x.numel())
         return (steps * used.eps + shown.eps / 2) * norm * (1 + 2**-10) + subnormal
 
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
         """Blocks lie within rows, so that rows of ``rotated`` are rows of the input, unless there is one axis only."""
-        return {"rotated": weights} if planes["rotated"].ndim > 1 else {}
+        return {"rotated": Known(known.weights)} if planes["rotated"].ndim > 1 else {}
 
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rotate; differentiable."""

@@ -145,14 +145,11 @@ def _repacked(artifact: Artifact, name: str) -> _Tensor:
 
 def _unpacked(artifact: Artifact, name: str, planned: PlannedPlane, data: bytes) -> Tensor:
     try:
-        plane = planned.packer.unpack(data, planned.spec)
-        problem = planned.spec.mismatch(plane)
+        return planned.packer.unpack(data, planned.spec)
     except Exception as error:  # checksums match, so the file was written like this
         if isinstance(error, DependencyError):
             raise
         problem = " ".join(str(error).split())
-    if problem is not None:
         raise ArtifactError(
             f"{artifact.path.name}: plane {planned.path!r} of tensor {name!r} does not decode: {problem}"
-        )
-    return plane
+        ) from error

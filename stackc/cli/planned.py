@@ -128,7 +128,7 @@ def _stage(plan: Plan, index: int, caution: str) -> CheckedStage:
         reasons.setdefault(skip.reason, []).append(skip.plane)
     return CheckedStage(
         use=stage.stage.use,
-        parameters=_changed(stage.stage.config),
+        parameters=_changed(stage.config),
         on=list(stage.stage.on),
         matched=stage.matched,
         packs=stage.stage.is_packer,

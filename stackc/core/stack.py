@@ -20,7 +20,7 @@ import msgspec
 from stackc.core.packer import Packer
 from stackc.core.registry import find_format
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Transform, config_fields
+from stackc.core.transform import NOTHING, Known, Transform, config_fields
 from stackc.util.errors import ArtifactError, SpecError, StackcError, TensorError
 
 if TYPE_CHECKING:
@@ -270,21 +270,16 @@ def cost(stack: Stack, spec: PlaneSpec) -> Cost:
 
 
 def encode_plane(
-    transform: Transform,
-    x: Tensor,
-    spec: PlaneSpec,
-    weights: Tensor | None = None,
-    moments: Tensor | None = None,
+    transform: Transform, x: Tensor, spec: PlaneSpec, known: Known = NOTHING
 ) -> dict[str, tuple[PlaneSpec, Tensor]]:
-    """Encode one plane and hold the result against the plan; ``moments`` are for calibrated transforms.
+    """Encode one plane and hold the result against the plan.
 
     Raises
     ------
     TensorError
         If the transform refuses the data, or made something else than it planned.
     """
-    planes = transform.encode_calibrated(x, weights, moments) if transform.calibrated else transform.encode(x, weights)
-    return as_planned(transform, planes, spec)
+    return as_planned(transform, transform.encode(x, known), spec)
 
 
 def as_planned(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import msgspec
@@ -29,15 +30,38 @@ class Weighted(NamedTuple):
     weights: Tensor | None = None
 
 
+class Known(NamedTuple):
+    """What may be known about a plane when it is encoded.
+
+    Parameters
+    ----------
+    weights : Tensor, optional
+        Importance of each row in the squared error, shape ``(rows,)``, not negative.
+    moments : Tensor, optional
+        What an error ``d`` of a row costs: ``d @ moments @ d``. The mean of ``v v^T`` over the inputs ``v`` that rows are
+        multiplied with, or, where they are looked up, over gradients of what the model says; shape ``(columns, columns)``,
+        of rows as `stackc.core.spec.as_matrix` has them. None where there is neither, as with biases.
+    shared : mapping
+        Planes of the transform that this plane has in common with others, by name; see `stackc.core.abilities.Sharing`.
+    """
+
+    weights: Tensor | None = None
+    moments: Tensor | None = None
+    shared: Mapping[str, Tensor] = MappingProxyType({})
+
+
+#: Nothing is known.
+NOTHING = Known()
+
+
 class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown_fields=True):
     """Base class of transforms: a frozen value whose fields are its whole configuration.
 
     A subclass names its format (``name``, ``version``), says whether it is exact (``lossless``) and which of its planes
     are side information (``side``), and implements `plan`, `encode` and `decode`. The rest has defaults.
 
-    A transform whose result depends on data beyond one plane, or whose planes have shapes that only the data decides,
-    is *unsettled*: `settle` looks at all matched planes and returns one settled transform for each. The artifact stores
-    settled transforms only.
+    What only some transforms can do, such as being trained or choosing from data, is in the base classes of
+    `stackc.core.abilities`.
     """
 
     name: ClassVar[str]
@@ -64,15 +88,15 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
         """
 
     @abc.abstractmethod
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         """Split a plane into the planes of `plan`; deterministic, and ``x`` is left as it was.
 
         Parameters
         ----------
         x : Tensor
             A plane with a spec that `plan` accepts.
-        weights : Tensor, optional
-            Importance of each row of ``x`` in the squared error, shape ``(x.shape[0],)``, not negative.
+        known : Known
+            What may be known about the plane. A transform uses what helps it, and may use none of it.
 
         Raises
         ------
@@ -93,99 +117,6 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
         """
         return 0
 
-    def fake(self, x: Tensor) -> Tensor:
-        """Straight-through round trip for training: forward as stored, gradient as identity."""
-        spec = PlaneSpec.of(x)
-        with torch.no_grad():
-            change = self.decode(self.encode(x.detach()), spec) - x
-        return x + change
-
-    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`encode` in a training step: choices that take time, such as a mask or a basis, are those of ``planes``.
-
-        Parameters
-        ----------
-        x : Tensor
-            What the plane is now.
-        planes : mapping
-            Planes that this value made, or that training has changed since.
-        """
-        return self.encode(x)
-
-    def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """`hold` with gradients: integer planes are real here, rounded, and pass gradients on as if they were not.
-
-        `decode` of them has the value of what would be stored; its gradient reaches ``x`` and the real ones of ``planes``.
-        None, as by default, if that is too dear: the gradient then passes the transform, and all below it, unchanged.
-        """
-        return None
-
-    def harden(self, x: Tensor, planes: Mapping[str, Tensor]) -> tuple[Self, dict[str, Tensor]]:
-        """What is stored of a trained plane: this transform, settled for it, and its planes.
-
-        Parameters
-        ----------
-        x : Tensor
-            The trained plane.
-        planes : mapping
-            As in `hold`; trained side information, such as a scale, is among them and stays.
-        """
-        made = self.hold(x.detach(), planes)
-        return self, made
-
-    def narrowed(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Side information that `encode` rounded so far that some of it may have become zero, by plane; none by default.
-
-        The report counts such zeros, as it does those of later stages.
-
-        Parameters
-        ----------
-        x : Tensor
-            What was encoded.
-        planes : mapping
-            What `encode` made of it.
-
-        Returns
-        -------
-        dict
-            Two tensors of one shape for each: the numbers as they were, and as they are stored.
-        """
-        return {}
-
-    def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
-        """Which rows of each plane decode to some rows of this one; a value of None stands for all of the plane.
-
-        ``decode`` of these rows, with as many rows in the spec, is then what ``decode`` gives there. So a training step
-        decodes those rows of an embedding that it meets. None, as by default, if rows cannot be had alone. Only planes with
-        two axes or more are asked for rows.
-
-        Parameters
-        ----------
-        index : Tensor
-            Numbers of rows, int64, ascending.
-        planes : mapping
-            Planes of integers, such as masks.
-        """
-        return None
-
-    def rate(self, planes: Mapping[str, Tensor], bits: Callable[[str, Tensor], Tensor] | None = None) -> Tensor | None:
-        """Differentiable estimate of the bits of relaxed integer planes, for training; never reported as a size.
-
-        Parameters
-        ----------
-        planes : mapping
-            As `relax` returns them.
-        bits : callable, optional
-            Gives the bits of one plane of rounded numbers by its name; `stackc.core.rate.code_bits` without it. A training loop
-            passes one that remembers how the codes are distributed from one step to the next.
-
-        Returns
-        -------
-        Tensor or None
-            0-d; None if there are no such planes.
-        """
-        return None
-
     def error_bound(self, x: Tensor) -> float:
         """Upper bound on the Frobenius norm of ``x - decode(encode(x))``, in units of ``x``; 0 if lossless.
 
@@ -193,43 +124,22 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
         """
         return 0.0 if self.lossless else float("inf")
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether `encode_calibrated` wants the second moments of what rows of the tensor meet."""
-        return False
-
-    def encode_calibrated(self, x: Tensor, weights: Tensor | None, moments: Tensor | None) -> dict[str, Tensor]:
-        """`encode` for a calibrated transform, where the error ``d`` of a row of ``x`` costs ``d @ moments @ d``.
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
+        """What is known about the encoded planes, for those whose rows are rows of the input, or meet the same as they do.
 
         Parameters
         ----------
-        x, weights
-            As in `encode`.
-        moments : Tensor, optional
-            Mean of ``v v^T`` over the inputs ``v`` that rows of ``x`` are multiplied with, or, where they are looked up,
-            over gradients of what the model says; shape ``(columns, columns)``, of rows as
-            `stackc.core.spec.as_matrix` has them. None where there is neither, as with biases.
-        """
-        return self.encode(x, weights)
+        known : Known
+            As `encode` was given it.
+        planes : mapping
+            What `encode` made.
 
-    def encode_each(
-        self, x: Tensor, weights: Tensor | None, options: Sequence[Self], moments: Tensor | None = None
-    ) -> Iterator[dict[str, Tensor]]:
-        """The planes of every option for one input; override it where the options share work.
-
-        Parameters
-        ----------
-        x, weights
-            As in `encode`.
-        options : sequence
-            Settled values of this class.
-        moments : Tensor, optional
-            As in `encode_calibrated`, for the options that are calibrated.
+        Returns
+        -------
+        dict
+            By plane; none by default.
         """
-        return (
-            option.encode_calibrated(x, weights, moments) if option.calibrated else option.encode(x, weights)
-            for option in options
-        )
+        return {}
 
     @property
     def stored(self) -> Self:
@@ -244,32 +154,8 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
 
     @property
     def settled(self) -> bool:
-        """Whether `encode` can run without a look at the other planes."""
+        """Whether every choice is made, so that `encode` can run; see `stackc.core.abilities.Settling`."""
         return True
-
-    @property
-    def allocated(self) -> bool:
-        """Whether no field is left to the rate allocation, as ``step: auto`` is; what is not allocated is not settled."""
-        return True
-
-    def options(self, x: Tensor) -> Sequence[Self]:
-        """The values that the rate allocation may choose from for a plane, the one with the fewest bytes first.
-
-        For transforms that are not `allocated`. The choices may still have to be settled.
-        """
-        return (self,)
-
-    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
-        """Choose one settled transform for each plane; ``planes`` may be walked several times and loads lazily."""
-        return dict.fromkeys(planes, self)
-
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Row weights of the encoded planes, for those planes whose rows are rows of the input."""
-        return {}
-
-    def carry_moments(self, moments: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Second moments for the encoded planes whose rows meet the same as rows of the input, or a part of it."""
-        return {}
 
 
 def config_fields(transform: Transform) -> dict[str, Any]:

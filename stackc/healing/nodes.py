@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from stackc.core.abilities import training_form
 from stackc.core.spec import PlaneSpec
 from stackc.core.stack import Branch, Stack, join
 from stackc.core.transform import Transform
@@ -104,6 +105,7 @@ class Exact(Node):
     def __init__(self, path: str, spec: PlaneSpec, transform: Transform, children: dict[str, Node]) -> None:
         super().__init__(path, spec)
         self._transform = transform
+        self._form = training_form(transform)
         self._children = children
 
     def value(self, rows: Tensor | None) -> Tensor:
@@ -121,13 +123,13 @@ class Exact(Node):
             yield from child.walk()
 
     def has_rows(self) -> bool:
-        numbers = self._transform.row_planes(torch.zeros(1, dtype=torch.int64), self._integers())
+        numbers = self._form.row_planes(torch.zeros(1, dtype=torch.int64), self._integers())
         if numbers is None:
             return False
         return all(numbers[plane] is None or child.has_rows() for plane, child in self._children.items())
 
     def _numbers(self, rows: Tensor | None) -> Mapping[str, Tensor | None]:
-        numbers = None if rows is None else self._transform.row_planes(rows, self._integers())
+        numbers = None if rows is None else self._form.row_planes(rows, self._integers())
         return dict.fromkeys(self._children) if numbers is None else numbers
 
     def _integers(self) -> dict[str, Tensor]:
@@ -188,6 +190,7 @@ class Simulated:
         self.path = path
         self._spec = spec
         self._transform = transform
+        self._form = training_form(transform)
         self._sides = sides
         self.held = held
         self._children = children
@@ -200,11 +203,11 @@ class Simulated:
         """What would come back of ``x`` (rows of the plane), with gradients; ``top`` if ``x`` itself is what is trained."""
         spec = _with_rows(self._spec, rows)
         around = self._around(rows)
-        made = self._transform.relax(x, around) if self._quantises else None
+        made = self._form.relax(x, around) if self._quantises else None
         self._made = made if top and self.remembers else None
         straight = made is None
         if made is None:
-            made = self._transform.hold(x.detach(), around)
+            made = self._form.hold(x.detach(), around)
         planes = {
             plane: self._children[plane].shown(value, None)
             if plane in self._children
@@ -221,10 +224,10 @@ class Simulated:
         made, self._made = self._made, None
         if made is None:
             around = self._around(None)
-            made = self._transform.relax(x, around)
+            made = self._form.relax(x, around)
             if made is None:
-                made = self._transform.hold(x, around)
-        bits = self._transform.rate(made, lambda plane, codes: price(join(self.path, plane), codes))
+                made = self._form.hold(x, around)
+        bits = self._form.rate(made, lambda plane, codes: price(join(self.path, plane), codes))
         if bits is not None:
             yield bits
         for plane, child in self._children.items():
@@ -241,7 +244,7 @@ class Simulated:
 
     def harden_from(self, x: Tensor, done: Hardened) -> None:
         """Write down what is stored of ``x``."""
-        transform, made = self._transform.harden(x, self._around(None))
+        transform, made = self._form.harden(x, self._around(None))
         if transform != self._transform:
             done.transforms[self.path] = transform
         for plane, value in made.items():
@@ -261,12 +264,10 @@ class Simulated:
             yield from child.walk()
 
     def has_rows(self) -> bool:
-        return (
-            not self._children and self._transform.row_planes(torch.zeros(1, dtype=torch.int64), self.held) is not None
-        )
+        return not self._children and self._form.row_planes(torch.zeros(1, dtype=torch.int64), self.held) is not None
 
     def _around(self, rows: Tensor | None) -> dict[str, Tensor]:
-        numbers = None if rows is None else self._transform.row_planes(rows, self.held)
+        numbers = None if rows is None else self._form.row_planes(rows, self.held)
         some: Mapping[str, Tensor | None] = {} if numbers is None else numbers
         around = {}
         for plane, value in self.held.items():

@@ -37,7 +37,7 @@ def cautions(plan: Plan, size_of: Callable[[TensorPlan, PlannedPlane], float]) -
     stored = {tensor.name: stored_planes(tensor.stacks[-1], tensor.spec) for tensor in plan.tensors}
     found: dict[int, str] = {}
     for index, stage in enumerate(plan.stages):
-        config = stage.stage.config
+        config = stage.config
         if not isinstance(config, Transform) or not config.side:
             continue
         side: dict[str, float] = {}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
+from stackc.core.abilities import Allocated, Narrowing, uses_moments
 from stackc.core.entropy import entropy_bits
 from stackc.core.packer import Packer
 from stackc.core.spec import PlaneSpec
@@ -26,7 +27,7 @@ from stackc.core.stack import (
     side_planes,
     stored_planes,
 )
-from stackc.core.transform import Transform, Weighted
+from stackc.core.transform import Known, Transform, Weighted
 from stackc.planning.factors import require_kept
 from stackc.planning.plan import TensorPlan, address
 from stackc.planning.zeroed import Zeroed, zeroed
@@ -130,6 +131,9 @@ class Walker:
             )
         return Weighted(self.planes[path][1], known.get(path))
 
+    def _known(self, stage: int, path: str) -> Known:
+        return Known(self.weighted(stage, path).weights, self._moments.get(path))
+
     def apply(self, stage: int) -> None:
         """Run the transforms of one stage, or take what it has trained."""
         if stage in self._trained:
@@ -137,12 +141,12 @@ class Walker:
         for path, config in self.plan.steps[stage].items():
             if isinstance(config, Packer):
                 continue
-            weights = self.weighted(stage, path).weights
+            known = self._known(stage, path)
             spec, x = self.planes.pop(path)
             if self._keep_inputs:
                 self.inputs[path] = x
             with self.placed(stage, path, config):
-                made = encode_plane(config, x, spec, weights, self._moments.get(path))
+                made = encode_plane(config, x, spec, known)
                 self._watch(stage, path, config, spec, x, {plane: value for plane, (_, value) in made.items()})
             del x
             self._put(stage, path, config, made)
@@ -160,8 +164,9 @@ class Walker:
                     require_kept(x, after)
                 else:
                     self._note(zeroed(stage, path, x, after))
-        for plane, (before, after) in config.narrowed(x, planes).items():
-            self._note(zeroed(stage, join(path, plane), before, after))
+        if isinstance(config, Narrowing):
+            for plane, (before, after) in config.narrowed(x, planes).items():
+                self._note(zeroed(stage, join(path, plane), before, after))
 
     def _note(self, found: Zeroed | None) -> None:
         if found is not None:
@@ -194,11 +199,12 @@ class Walker:
         stage, path
             Where the transforms are applied.
         configs : sequence of Transform
-            Settled values of one transform, which may share work; see `Transform.encode_each`.
+            Settled values of one transform, which may share work; see `stackc.core.abilities.Allocated.encode_each`.
         """
         spec, x = self.planes[path]
-        weights, moments = self.weighted(stage, path).weights, self._moments.get(path)
-        made = configs[0].encode_each(x, weights, configs, moments)
+        known = self._known(stage, path)
+        options = [config for config in configs if isinstance(config, Allocated)]
+        made = options[0].encode_each(x, options, known) if options else (each.encode(x, known) for each in configs)
         for config in configs:
             with self.placed(stage, path, config):
                 planes = as_planned(config, next(made), spec)
@@ -212,13 +218,17 @@ class Walker:
 
     def _put(self, stage: int, path: str, config: Transform, made: Mapping[str, tuple[PlaneSpec, Tensor]]) -> None:
         """Put the planes that a transform made in the place of the one that it took."""
-        moments = self._moments.pop(path, None)
         self.planes.update({join(path, plane): value for plane, value in made.items()})
         planes = {plane: value for plane, (_, value) in made.items()}
-        self._carry(stage, path, config, planes)
-        if moments is not None:
-            carried = config.carry_moments(moments, planes)
-            self._moments.update({join(path, plane): moments for plane, moments in carried.items()})
+        for weights in self._weights[stage:]:
+            if path in weights:
+                for plane, known in config.carry(Known(weights[path]), planes).items():
+                    if known.weights is not None:
+                        weights[join(path, plane)] = known.weights
+        if path in self._moments:
+            for plane, known in config.carry(Known(moments=self._moments.pop(path)), planes).items():
+                if known.moments is not None:
+                    self._moments[join(path, plane)] = known.moments
 
     @contextmanager
     def placed(self, stage: int | None, path: str, config: Transform | Packer) -> Iterator[None]:
@@ -231,12 +241,6 @@ class Walker:
         except (StackcError, RuntimeError) as error:  # torch's own, such as memory that it does not get
             raise TensorError(f"{where} {address(self.plan.name, path)}: {' '.join(str(error).split())}") from error
 
-    def _carry(self, stage: int, path: str, transform: Transform, made: Mapping[str, Tensor]) -> None:
-        for known in self._weights[stage:]:
-            if path in known:
-                carried = transform.carry(known[path], made)
-                known.update({join(path, plane): w for plane, w in carried.items()})
-
 
 def _plane(side: SidePlane, planes: Mapping[str, Tensor]) -> Tensor:
     return decode(side.stack, side.spec, lambda path, spec, packer: planes[path], path=side.path)
@@ -244,7 +248,7 @@ def _plane(side: SidePlane, planes: Mapping[str, Tensor]) -> Tensor:
 
 def is_calibrated(plan: TensorPlan) -> bool:
     """Whether a stage uses the second moments of what this tensor is multiplied with."""
-    return any(isinstance(config, Transform) and config.calibrated for step in plan.steps for config in step.values())
+    return any(uses_moments(config) for step in plan.steps for config in step.values())
 
 
 def walk(program: Program, session: Session, tensor: TensorPlan, *, keep_inputs: bool = False) -> Walker:

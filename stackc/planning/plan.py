@@ -67,6 +67,11 @@ class StagePlan(NamedTuple):
     skipped: tuple[Skipped, ...]
     settled: bool
 
+    @property
+    def config(self) -> Transform | Packer | TrainingStage:
+        """What the stage does, before anything is settled."""
+        return self.stage.config
+
 
 class Plan(NamedTuple):
     """The whole recipe, planned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from stackc.core.abilities import Settling
 from stackc.core.packer import Packer
 from stackc.core.transform import Transform, Weighted
 from stackc.planning.encode import walk
@@ -65,12 +66,13 @@ def settle(program: Program, session: Session, until: int | None = None) -> Prog
     """
     made: dict[int, Mapping[str, Transform | Packer]] = dict(program.choices)
     for index, stage in enumerate(program.plan.stages[:until]):
-        if not isinstance(stage.stage.config, Transform) or stage.stage.config.settled or index in made:
+        config = stage.config
+        if not isinstance(config, Settling) or config.settled or index in made:
             continue
         program = program.with_choices(made)
         planes = _LazyPlanes(program, session, index)
         try:
-            made[index] = dict(stage.stage.config.settle(planes))
+            made[index] = dict(config.settle(planes))
         except StackcError as error:
             if planes.given is None:  # an earlier stage, which says where itself
                 raise

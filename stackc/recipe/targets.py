@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from stackc.core.transform import Transform
+from stackc.core.abilities import is_open
 from stackc.recipe.allocation import AllocateSettings
 from stackc.recipe.recipe import Recipe
 from stackc.util.errors import RecipeError
@@ -19,11 +19,7 @@ def open_choices(recipe: Recipe) -> list[int]:
     >>> open_choices(recipe_from({"stages": [{"use": "int", "step": "auto"}, "zstd"]}))
     [0]
     """
-    return [
-        index
-        for index, stage in enumerate(recipe.stages)
-        if isinstance(stage.config, Transform) and not stage.config.allocated
-    ]
+    return [index for index, stage in enumerate(recipe.stages) if is_open(stage.config)]
 
 
 def targeted(recipe: Recipe, ratio: float | None = None, size: int | str | None = None) -> Recipe:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from stackc.core.transform import Transform
-from stackc.planning.plan import Plan, StagePlan, planes_of_stage
+from stackc.core.abilities import uses_moments
+from stackc.planning.plan import Plan, planes_of_stage
 from stackc.tasks.calibration import Calibration, calibration_batches
 from stackc.tasks.row_weights import fingerprint, row_weights
 from stackc.util.errors import DataError, PlanError
@@ -66,7 +66,7 @@ def stage_calibration(plan: Plan, task: Task, reference: Reference) -> Calibrati
     PlanError
         If the data are not those of the recipe's lock.
     """
-    first = next((index for index, stage in enumerate(plan.stages) if _wants_moments(stage)), None)
+    first = next((index for index, stage in enumerate(plan.stages) if uses_moments(stage.config)), None)
     if first is None:
         return None
     where = f"stages[{first}] ({plan.stages[first].stage.use})"
@@ -80,10 +80,6 @@ def stage_calibration(plan: Plan, task: Task, reference: Reference) -> Calibrati
     return calibration
 
 
-def _wants_moments(stage: StagePlan) -> bool:
-    return isinstance(stage.stage.config, Transform) and stage.stage.config.calibrated
-
-
 def calibration_notes(plan: Plan, moments: Mapping[str, Tensor]) -> list[str]:
     """How many of the matrices of each calibrated stage have second moments.
 
@@ -94,7 +90,7 @@ def calibration_notes(plan: Plan, moments: Mapping[str, Tensor]) -> list[str]:
     """
     notes = []
     for index, stage in enumerate(plan.stages):
-        if not _wants_moments(stage):
+        if not uses_moments(stage.config):
             continue
         matched = {tensor.name: tensor.spec for tensor, _, _ in planes_of_stage(plan, index)}
         without = [name for name, spec in matched.items() if name not in moments and len(spec.shape) > 1]

@@ -6,13 +6,19 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from stackc.core.spec import PlaneSpec
+from stackc.core.abilities import Repeated, Trainable, settle_each, training_form
+from stackc.core.spec import PlaneSpec, as_matrix
 from stackc.core.transform import Transform, Weighted
 from stackc.testing.check import require
-from stackc.testing.planes import standard_planes
+from stackc.testing.planes import bell, random_words, standard_planes
+from stackc.util.lazy import numpy, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+#: Longest rows that second moments are made for.
+_MOST_COLUMNS = 512
 
 
 class Case(NamedTuple):
@@ -27,6 +33,11 @@ class Case(NamedTuple):
     def x(self) -> Tensor:
         """A copy of the plane, so that a transform that writes to its input spoils no other check."""
         return self.plane.clone()
+
+    @property
+    def form(self) -> Trainable | Repeated:
+        """What training sees of the transform."""
+        return training_form(self.transform)
 
 
 class LazyPlanes(Mapping[str, Weighted]):
@@ -46,11 +57,24 @@ class LazyPlanes(Mapping[str, Weighted]):
         return len(self._planes)
 
 
+def row_weights(x: Tensor, seed: int) -> Tensor:
+    """Weights between 0 and 1 for the rows of a plane."""
+    words = random_words(x.shape[0], seed, "row weights") >> numpy.uint64(48)
+    return torch.from_numpy(words.astype(numpy.float32) / numpy.float32(65536))
+
+
+def second_moments(spec: PlaneSpec, seed: int) -> Tensor | None:
+    """Second moments of what rows of a plane may meet; None for planes that are no matrix, or have very long rows."""
+    columns = as_matrix(spec.shape)[-1] if len(spec.shape) > 1 else 0
+    if not 0 < columns <= _MOST_COLUMNS:
+        return None
+    inputs = bell((2 * columns, columns), seed, "inputs").to(torch.float64)
+    return inputs.T @ inputs / len(inputs)
+
+
 def settled_on(transform: Transform, x: Tensor, weights: Tensor | None = None) -> Transform:
     """The transform as `settle` returns it for one plane."""
-    if transform.settled:
-        return transform
-    settled = transform.settle(LazyPlanes({"x": Weighted(x, weights)}))
+    settled = settle_each(transform, LazyPlanes({"x": Weighted(x, weights)}))
     require(list(settled) == ["x"], f"settle was given the plane 'x' and returned transforms for {list(settled)}")
     return settled["x"]
 

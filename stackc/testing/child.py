@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from stackc.core.abilities import settle_each
 from stackc.core.packer import Packer
 from stackc.core.spec import PlaneSpec
 from stackc.core.transform import Transform, Weighted
@@ -117,7 +118,7 @@ def digest(stage: Transform | Packer, spec: PlaneSpec, x: Tensor) -> str:
     if isinstance(stage, Packer):
         digest.update(stage.pack(x, spec))
         return digest.hexdigest()
-    settled = stage if stage.settled else stage.settle({"x": Weighted(x)})["x"]
+    settled = settle_each(stage, {"x": Weighted(x)})["x"]
     digest.update(msgspec.json.encode(settled))
     for name, plane in settled.encode(x).items():
         digest.update(f"{name}: {PlaneSpec.of(plane)};".encode())

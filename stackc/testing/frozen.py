@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from stackc.core.abilities import settle_each
 from stackc.core.packer import Packer
 from stackc.core.planes import from_bytes, to_bytes
 from stackc.core.registry import find_format
@@ -67,7 +68,7 @@ def write_frozen(stage: Transform | Packer, plane: Tensor, folder: Path | str, s
         (folder / "packed.bin").write_bytes(packed)
         decoded = stage.unpack(packed, spec)
     else:
-        stage = stage if stage.settled else stage.settle({"x": Weighted(plane)})["x"]
+        stage = settle_each(stage, {"x": Weighted(plane)})["x"]
         planes = stage.plan(spec)
         encoded = stage.encode(plane)
         for name, part in encoded.items():

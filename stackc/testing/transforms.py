@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from stackc.core.abilities import settle_each
 from stackc.core.planes import to_bytes
 from stackc.core.registry import find
-from stackc.core.spec import PlaneSpec
+from stackc.core.spec import PlaneSpec, as_matrix
 from stackc.core.stack import Branch, Leaf, decode, from_wire, to_wire
-from stackc.core.transform import Transform, Weighted
-from stackc.testing.cases import Cases, LazyPlanes, settled_on
+from stackc.core.transform import Known, Transform, Weighted
+from stackc.testing.abilities import ability_checks
+from stackc.testing.cases import Cases, row_weights, second_moments, settled_on
 from stackc.testing.check import Check, require, require_sentence, require_work, said
 from stackc.testing.child import Answer, digest, encode_elsewhere
 from stackc.testing.config import check_config
@@ -23,7 +25,6 @@ from stackc.testing.planes import (
     EXTREME_PLANES,
     non_finite_planes,
     random_bits,
-    random_words,
     same_bits,
 )
 from stackc.testing.training import TrainingChecks
@@ -63,9 +64,27 @@ def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str
         An encoder or decoder that writes to its arguments.
     ``gradient``
         A decoder that healing cannot train through: detached, rounded, or with a wrong derivative.
-    ``fake``
-        A training form that differs from the stored form, or that stops or spoils the gradient.
-    ``hold``
+    ``straight through``
+        An encoder that a training step cannot repeat: one that fails on a plane with gradients, encodes it otherwise, or
+        hangs its planes on its graph.
+    ``weights``
+        Row weights that change the form of the result, or divide by zero where rows do not matter.
+    ``carry``
+        Row weights or second moments that do not fit the planes they are for.
+    ``wire``
+        A transform that is not registered under its name and version, or whose artifact does not decode.
+
+    Further checks are for the abilities of `stackc.core.abilities` that the transform has.
+
+    ``settle`` (of `Settling`)
+        Transforms that stay unsettled, outgrow their plan, or change when settled again.
+    ``options`` (of `Allocated`)
+        Options that are still open, or that `encode_each` encodes otherwise than `encode`.
+    ``calibrated`` (of `Calibrated`, where it is)
+        Second moments that change the form of the result, or divide by zero where there are no inputs.
+    ``narrowed`` (of `Narrowing`)
+        Planes that are no side information, or numbers that cannot be compared.
+    ``hold`` (of `Trainable`, as are the next ones)
         A training step that encodes otherwise than the file: planes other than planned, or that decode to something else.
     ``relax``
         Relaxed codes that are not whole or out of bounds, that decode to something else than what is stored, or that
@@ -76,14 +95,6 @@ def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str
         Rows that decode to others than they are in the whole plane.
     ``rate``
         A rate estimate that is not one finite differentiable number of bits.
-    ``weights``
-        Row weights that change the form of the result, or divide by zero where rows do not matter.
-    ``settle``
-        Transforms that stay unsettled, outgrow their plan, or change when settled again.
-    ``carry``
-        Row weights that do not fit the planes they are for.
-    ``wire``
-        A transform that is not registered under its name and version, or whose artifact does not decode.
 
     Parameters
     ----------
@@ -121,24 +132,13 @@ def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str
         "other process": battery.other_process,
         "no mutation": battery.no_mutation,
         "gradient": training.gradient,
-        "fake": training.fake,
-        "hold": training.hold,
-        "relax": training.relax,
-        "harden": training.harden,
-        "row planes": training.row_planes,
-        "rate": training.rate,
+        "straight through": training.straight_through,
         "weights": battery.weights,
-        "settle": battery.settle,
         "carry": battery.carry,
-        "narrowed": battery.narrowed,
         "wire": battery.wire,
+        **ability_checks(battery),
     }
     return [Check(name, body) for name, body in bodies.items()]
-
-
-def _row_weights(x: Tensor, seed: int) -> Tensor:
-    words = random_words(x.shape[0], seed, "row weights") >> numpy.uint64(48)
-    return torch.from_numpy(words.astype(numpy.float32) / numpy.float32(65536))
 
 
 def _bits(planes: Mapping[str, Tensor]) -> dict[str, tuple[str, bytes]]:
@@ -326,11 +326,10 @@ class _Battery(Cases):
     def no_mutation(self) -> None:
         for case in self.cases:
             x = case.x
-            weights = _row_weights(x, self.seed) if x.dim() else None
+            weights = row_weights(x, self.seed) if x.dim() else None
             before = None if weights is None else weights.clone()
-            if not self.transform.settled:
-                self.transform.settle({"x": Weighted(x, weights)})
-            planes = case.transform.encode(x, weights)
+            settle_each(self.transform, {"x": Weighted(x, weights)})
+            planes = case.transform.encode(x, Known(weights))
             case.transform.error_bound(x)
             require(same_bits(x, case.plane), f"encode writes to its input on the plane {case.name!r}")
             require(
@@ -346,7 +345,7 @@ class _Battery(Cases):
             if not case.spec.shape:
                 continue
             x = case.x
-            some = _row_weights(x, self.seed)
+            some = row_weights(x, self.seed)
             some[::3] = 0
             for label, weights in {
                 "1": torch.ones(x.shape[0]),
@@ -354,7 +353,7 @@ class _Battery(Cases):
                 "0": torch.zeros(x.shape[0]),
             }.items():
                 transform = settled_on(self.transform, x, weights)
-                planes = transform.encode(x, weights)
+                planes = transform.encode(x, Known(weights))
                 for name, spec in transform.plan(case.spec).items():
                     difference = spec.mismatch(planes[name])
                     require(
@@ -371,69 +370,47 @@ class _Battery(Cases):
                         same_bits(decoded, case.plane), f"with row weights of {label}, {case.name!r} is no longer exact"
                     )
 
-    def settle(self) -> None:
-        for case in self.cases:
-            upper = self.transform.plan(case.spec)
-            planes = LazyPlanes({"a": Weighted(case.x), "b": Weighted(case.x)})
-            settled = self.transform.settle(planes)
-            require(
-                list(settled) == ["a", "b"], f"settle was given the planes 'a' and 'b' and returned {list(settled)}"
-            )
-            require(
-                settled == self.transform.settle(planes), f"settling twice on {case.name!r} gives different transforms"
-            )
-            for transform in settled.values():
-                require(transform.settled, f"settle of {case.name!r} returns {transform!r}, which is still unsettled")
-                check_config(transform)
-                specs = transform.plan(case.spec)
-                require(
-                    list(specs) == list(upper),
-                    f"settling on {case.name!r} changes the planes from {list(upper)} to {list(specs)}",
-                )
-                for name, spec in specs.items():
-                    require(
-                        spec == upper[name] if self.transform.settled else spec.numel <= upper[name].numel,
-                        f"settling on {case.name!r} makes {name!r} {spec}, which the plan gives as {upper[name]}",
-                    )
-                again = transform.settle({"x": Weighted(case.x)})["x"]
-                require(
-                    again.plan(case.spec) == specs,
-                    f"settling the settled {transform!r} again changes its plan for {case.name!r}",
-                )
-
     def carry(self) -> None:
         for case in self.cases:
             if not case.spec.shape:
                 continue
             x = case.x
-            weights = _row_weights(x, self.seed)
-            transform = settled_on(self.transform, x, weights)
-            planes = transform.encode(x, weights)
-            kept = weights.clone()
-            for name, carried in transform.carry(weights, planes).items():
+            weights, moments = row_weights(x, self.seed), second_moments(case.spec, self.seed)
+            known = Known(weights.clone(), None if moments is None else moments.clone())
+            transform = settled_on(self.transform, x, known.weights)
+            planes = transform.encode(x, known)
+            for name, carried in transform.carry(known, planes).items():
                 require(name in planes, f"carry names the plane {name!r} of {case.name!r}, which encode does not make")
-                rows = tuple(planes[name].shape[:1])
+                if carried.weights is not None:
+                    self._require_weights(case.name, name, carried.weights, planes[name])
+                if carried.moments is not None:
+                    self._require_moments(case.name, name, carried.moments, planes[name])
+            for given, left in ((weights, known.weights), (moments, known.moments)):
                 require(
-                    rows != () and tuple(carried.shape) == rows,
-                    f"carry gives weights of shape {tuple(carried.shape)} for {name!r} of {case.name!r}, which has {rows} rows",
+                    given is None or left is None or same_bits(given, left),
+                    f"carry writes to what is known about {case.name!r}",
                 )
-                require(
-                    bool(torch.isfinite(carried).all()) and bool((carried >= 0).all()),
-                    f"carry gives negative or non-finite weights for {name!r} of {case.name!r}",
-                )
-            require(same_bits(weights, kept), f"carry writes to the row weights of {case.name!r}")
 
-    def narrowed(self) -> None:
-        for case in self.cases:
-            transform = settled_on(self.transform, case.x, None)
-            for name, (before, after) in transform.narrowed(case.x, transform.encode(case.x)).items():
-                require(
-                    name in transform.side, f"narrowed names the plane {name!r} of {case.name!r}, which is not in side"
-                )
-                require(
-                    before.shape == after.shape,
-                    f"narrowed gives two shapes for {name!r} of {case.name!r}: {tuple(before.shape)}, {tuple(after.shape)}",
-                )
+    @staticmethod
+    def _require_weights(case: str, name: str, weights: Tensor, plane: Tensor) -> None:
+        rows = tuple(plane.shape[:1])
+        require(
+            rows != () and tuple(weights.shape) == rows,
+            f"carry gives weights of shape {tuple(weights.shape)} for {name!r} of {case!r}, which has {rows} rows",
+        )
+        require(
+            bool(torch.isfinite(weights).all()) and bool((weights >= 0).all()),
+            f"carry gives negative or non-finite weights for {name!r} of {case!r}",
+        )
+
+    @staticmethod
+    def _require_moments(case: str, name: str, moments: Tensor, plane: Tensor) -> None:
+        columns = as_matrix(tuple(plane.shape))[-1] if plane.dim() else 1
+        require(
+            tuple(moments.shape) == (columns, columns),
+            f"carry gives moments of shape {tuple(moments.shape)} for {name!r} of {case!r}, whose rows have {columns} values",
+        )
+        require(bool(torch.isfinite(moments).all()), f"carry gives non-finite moments for {name!r} of {case!r}")
 
     def wire(self) -> None:
         raw = find("raw").stage

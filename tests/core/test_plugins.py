@@ -22,7 +22,7 @@ STAGE = """\
 from typing import ClassVar
 
 from stackc.core.registry import Preset
-from stackc.core.transform import Transform
+from stackc.core.transform import NOTHING, Transform
 
 
 class Same(Transform, frozen=True):
@@ -35,7 +35,7 @@ class Same(Transform, frozen=True):
     def plan(self, spec):
         return {{"same": spec}}
 
-    def encode(self, x, weights=None):
+    def encode(self, x, known=NOTHING):
         return {{"same": x}}
 
     def decode(self, planes, spec):

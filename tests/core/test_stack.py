@@ -204,7 +204,7 @@ class Liar(Transform, frozen=True):
     def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
         return {"codes": PlaneSpec(spec.shape, "int8", -1, 1)}
 
-    def encode(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    def encode(self, x: torch.Tensor, known: Any = None) -> dict[str, torch.Tensor]:
         made = {"dtype": x, "shape": x[:1].to(torch.int8), "range": torch.full_like(x, 2, dtype=torch.int8)}
         return {"codes": made[self.made]} if self.made in made else {self.made: x.to(torch.int8)}
 

@@ -12,6 +12,7 @@ from stackc.artifact.reader import Artifact
 from stackc.core.registry import find
 from stackc.core.spec import PlaneSpec
 from stackc.core.stack import decode
+from stackc.core.transform import Known
 from stackc.models import open_reference
 from stackc.planning.encode import Walker
 from stackc.planning.plan import plan_recipe
@@ -230,10 +231,10 @@ def test_second_moments_follow_the_planes() -> None:
     ):
         planes = transform.encode(x.double())
         before = transform.decode(planes, spec)
-        for plane, carried in transform.carry_moments(moments, planes).items():
+        for plane, carried in transform.carry(Known(moments=moments), planes).items():
             d = torch.randn(planes[plane].shape, generator=draw).double()
             if plane in ("mean", "fallback", "basis"):
                 continue  # many rows see these: what they cost depends on how many
             change = transform.decode({**planes, plane: planes[plane] + d}, spec) - before
             cost = float(((change @ v.T) ** 2).sum() / 50)
-            assert float((d @ carried @ d.T).trace()) == pytest.approx(cost, rel=1e-6)
+            assert float((d @ carried.moments @ d.T).trace()) == pytest.approx(cost, rel=1e-6)

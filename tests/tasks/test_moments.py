@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from stackc.core.transform import Known
 from stackc.models import ModuleReference, open_reference
 from stackc.tasks.calibration import Calibration, calibration_batches
 from stackc.tasks.moments import second_moments
@@ -326,7 +327,7 @@ def test_calibrated_convolutions_lose_less_in_what_comes_out() -> None:
         (Seed(rank=4), Seed(rank=4, calibrated=True)),
     ):
         lost = []
-        for planes in (plain.encode(x), calibrated.encode_calibrated(x, None, moments)):
+        for planes in (plain.encode(x), calibrated.encode(x, Known(moments=moments))):
             d = (plain.decode(planes, PlaneSpec.of(x)) - x).flatten(1).double()
             lost.append(float((d @ moments * d).sum()))
         assert lost[1] < lost[0] / 2, (plain, lost)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+from stackc.core.abilities import Allocated, Calibrated, Narrowing
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Transform, Weighted
+from stackc.core.transform import NOTHING, Known, Transform, Weighted
+from stackc.testing.cases import row_weights
 from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import torch
 from tests.testing.sample_transforms import Absmax, KeepRows, Negate
@@ -76,16 +78,16 @@ class PlanCrashes(Absmax, frozen=True):
 
 
 class CrashesOnEmpty(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         x.max()
-        return super().encode(x, weights)
+        return super().encode(x, known)
 
 
 class RefusesLateByValue(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         if x.numel() and not x.any():
             raise TensorError("a plane of zeros has no scale, prune it")
-        return super().encode(x, weights)
+        return super().encode(x, known)
 
 
 class DecodeCrashes(Absmax, frozen=True):
@@ -99,19 +101,19 @@ class LosesDtype(Absmax, frozen=True):
 
 
 class OrderSwapped(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        return dict(reversed(super().encode(x, weights).items()))
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        return dict(reversed(super().encode(x, known).items()))
 
 
 class WrongDtypeOfPlane(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        planes = super().encode(x, weights)
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = super().encode(x, known)
         return {**planes, "scale": planes["scale"].double()}
 
 
 class OutOfBounds(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        planes = super().encode(x, weights)
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = super().encode(x, known)
         return {**planes, "codes": planes["codes"] - 1}
 
 
@@ -143,61 +145,61 @@ class OverflowsInside(Absmax, frozen=True):
 
 
 class TakesNan(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        return super().encode(x.nan_to_num(), weights)
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        return super().encode(x.nan_to_num(), known)
 
 
 class NanCrashes(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         if not x.isfinite().all():
             raise ValueError("not finite")
-        return super().encode(x, weights)
+        return super().encode(x, known)
 
 
 class Dithers(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        return super().encode(x + torch.rand(x.shape).to(x.dtype) * x.abs() / 8, weights)
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        return super().encode(x + torch.rand(x.shape).to(x.dtype) * x.abs() / 8, known)
 
 
 class DithersSeeded(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         torch.manual_seed(0)
-        return super().encode(x + torch.rand(x.shape).to(x.dtype) * x.abs() / 8, weights)
+        return super().encode(x + torch.rand(x.shape).to(x.dtype) * x.abs() / 8, known)
 
 
 class CountsCalls(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        planes = super().encode(x, weights)
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = super().encode(x, known)
         return {**planes, "scale": planes["scale"] + next(_calls)}
 
 
 class FollowsMemory(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        return super().encode(x if x.is_contiguous() else x / 2, weights)
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        return super().encode(x if x.is_contiguous() else x / 2, known)
 
 
 class FollowsHashSeed(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        planes = super().encode(x, weights)
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = super().encode(x, known)
         return {**planes, "scale": planes["scale"] + hash("scale") % 1000}
 
 
 class FollowsThreads(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        planes = super().encode(x, weights)
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = super().encode(x, known)
         return {**planes, "scale": planes["scale"] + torch.get_num_threads()}
 
 
 class WritesToInput(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        return super().encode(x.mul_(1.5), weights)
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        return super().encode(x.mul_(1.5), known)
 
 
 class WritesToWeights(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        if weights is not None:
-            weights.div_(2)
-        return super().encode(x, weights)
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        if known.weights is not None:
+            known.weights.div_(2)
+        return super().encode(x, known)
 
 
 class WritesToPlanes(Absmax, frozen=True):
@@ -222,39 +224,29 @@ class HalfGradient(Absmax, frozen=True):
         return super().decode({**planes, "scale": scale / 2 + scale.detach() / 2}, spec)
 
 
-class FakeDoesNothing(Absmax, frozen=True):
-    def fake(self, x: Tensor) -> Tensor:
-        return x * 1
+class StaysOnTheGraph(Absmax, frozen=True):
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = super().encode(x, known)
+        return {**planes, "scale": planes["scale"] + 0 * x.sum()} if x.numel() else planes
 
 
-class FakeDetached(Absmax, frozen=True):
-    def fake(self, x: Tensor) -> Tensor:
-        return super().fake(x).detach()
-
-
-class FakeGradientNan(Absmax, frozen=True):
-    def fake(self, x: Tensor) -> Tensor:
-        zero = (x - x.detach()).abs()
-        return super().fake(x) + zero.sqrt().to(x.dtype)
-
-
-class FakeChangesDtype(Absmax, frozen=True):
-    def fake(self, x: Tensor) -> Tensor:
-        return super().fake(x).double()
+class EncodesTrainedPlanesOtherwise(Absmax, frozen=True):
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        return super().encode(x * 2 if x.requires_grad else x, known)
 
 
 class WeightsChangeDtype(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         planes = super().encode(x)
-        return planes if weights is None else {**planes, "scale": planes["scale"].double()}
+        return planes if known.weights is None else {**planes, "scale": planes["scale"].double()}
 
 
 class DividesByWeights(Absmax, frozen=True):
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         planes = super().encode(x)
-        if weights is None or not x.numel():
+        if known.weights is None or not x.numel():
             return planes
-        share = weights / weights.sum()
+        share = known.weights / known.weights.sum()
         return {**planes, "scale": planes["scale"] * (1 + share.reshape(planes["scale"].shape))}
 
 
@@ -292,7 +284,7 @@ class OutgrowsItsPlan(KeepRows, frozen=True):
             return dict.fromkeys(planes, self)
         return {name: type(self)(self.share, weighted.plane.shape[0] + 1) for name, weighted in planes.items()}
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         mask = torch.ones(x.shape[0], dtype=torch.bool)
         return {"values": torch.cat([x, x[:1]]), "mask": mask}
 
@@ -301,26 +293,92 @@ class OutgrowsItsPlan(KeepRows, frozen=True):
 
 
 class CarriesAllRows(KeepRows, frozen=True):
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"values": weights}
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
+        return {"values": known}
 
 
 class CarriesNegative(Absmax, frozen=True):
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"codes": weights - 1}
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
+        return {"codes": Known(row_weights(planes["codes"], 0) - 1)}
 
 
 class CarriesUnknown(Absmax, frozen=True):
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"values": weights}
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
+        return {"values": known}
 
 
-class NarrowsPayload(Absmax, frozen=True):
+class CarriesAllMoments(Absmax, frozen=True):
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
+        return {"scale": Known(moments=known.moments)}
+
+
+class CarriesNoNumber(Absmax, frozen=True):
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
+        return {} if known.moments is None else {"codes": Known(moments=known.moments * math.nan)}
+
+
+class Open(Absmax, Allocated, frozen=True):
+    """Correct: nothing is ever left open."""
+
+    @property
+    def settled(self) -> bool:
+        return True
+
+    @property
+    def allocated(self) -> bool:
+        return True
+
+    def options(self, x: Tensor) -> Sequence[Self]:
+        return (self,)
+
+    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
+        return dict.fromkeys(planes, self)
+
+
+class LeavesOptionsOpen(Open, frozen=True):
+    left: bool = True
+
+    @property
+    def allocated(self) -> bool:
+        return not self.left
+
+
+class OptionsShareTooMuch(Open, frozen=True):
+    def encode_each(self, x: Tensor, options: Sequence[Self], known: Known = NOTHING) -> Iterator[dict[str, Tensor]]:
+        first = self.encode(x / 2, known)
+        return (first for _ in options)
+
+
+class ForgetsOptions(Open, frozen=True):
+    def encode_each(self, x: Tensor, options: Sequence[Self], known: Known = NOTHING) -> Iterator[dict[str, Tensor]]:
+        return super().encode_each(x, options[1:], known)
+
+
+class MomentsChangeDtype(Absmax, Calibrated, frozen=True):
+    calibrated: bool = True
+
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = super().encode(x)
+        return planes if known.moments is None else {**planes, "scale": planes["scale"].double()}
+
+
+class DividesByMoments(Absmax, Calibrated, frozen=True):
+    calibrated: bool = True
+
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = super().encode(x)
+        if known.moments is None:
+            return planes
+        unit = known.moments.diagonal().mean().float()
+        return {**planes, "scale": planes["scale"] * (unit / unit)}
+
+
+class NarrowsPayload(Absmax, Narrowing, frozen=True):
     def narrowed(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         return {"codes": (x, planes["codes"])}
 
 
-class NarrowsToAnotherShape(Absmax, frozen=True):
+class NarrowsToAnotherShape(Absmax, Narrowing, frozen=True):
     def narrowed(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         return {"scale": (planes["scale"][None], planes["scale"])}
 
@@ -532,10 +590,8 @@ BROKEN = broken(
     (DetachedDecode(), "gradient", "detached"),
     (RoundedDecode(), "gradient", "is wrong"),
     (HalfGradient(), "gradient", "is wrong"),
-    (FakeDoesNothing(), "fake", "more than rounding explains"),
-    (FakeDetached(), "fake", "detached"),
-    (FakeGradientNan(), "fake", "NaN or infinite"),
-    (FakeChangesDtype(), "fake", "the plane is"),
+    (StaysOnTheGraph(), "straight through", "makes 'scale' with gradients"),
+    (EncodesTrainedPlanesOtherwise(), "straight through", "something else when the plane has gradients"),
     (HoldForgets(), "hold", "makes the planes ['values']"),
     (HoldKeepsAll(), "hold", "breaks the plan of the plane 'values'"),
     (HoldShuffles(), "hold", "decodes to something else"),
@@ -566,6 +622,13 @@ BROKEN = broken(
     (CarriesAllRows(), "carry", "rows"),
     (CarriesNegative(), "carry", "negative"),
     (CarriesUnknown(), "carry", "does not make"),
+    (CarriesAllMoments(), "carry", "moments of shape"),
+    (CarriesNoNumber(), "carry", "non-finite moments"),
+    (LeavesOptionsOpen(), "options", "nothing left open"),
+    (OptionsShareTooMuch(), "options", "other planes than encode"),
+    (ForgetsOptions(), "options", "of each"),
+    (MomentsChangeDtype(), "calibrated", "changes: expected float32"),
+    (DividesByMoments(), "calibrated", "NaN or infinity"),
     (NarrowsPayload(), "narrowed", "not in side"),
     (NarrowsToAnotherShape(), "narrowed", "two shapes for 'scale'"),
     (RateIsVector(), "rate", "one number"),

@@ -26,11 +26,11 @@ class Counted(Packer, frozen=True):
     def refusal(self, spec: PlaneSpec) -> str | None:
         return None
 
-    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
+    def _pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
         body = raw().pack(x, spec)
         return len(body).to_bytes(4, "little") + body
 
-    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
+    def _unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
         length, body = data[:4], data[4:]
         if len(length) < 4 or int.from_bytes(length, "little") != len(body):
             raise ArtifactError("the length before a plane is not the length of the plane")

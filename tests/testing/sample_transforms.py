@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from stackc.core.abilities import Settling, Trainable
 from stackc.core.rate import rounded
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Transform, Weighted, require_finite
+from stackc.core.transform import NOTHING, Known, Transform, Weighted, require_finite
 from stackc.util.errors import SpecError
 from stackc.util.lazy import torch
 
@@ -27,14 +28,14 @@ class Negate(Transform, frozen=True):
             raise SpecError(f"takes real planes, not {spec.dtype}; put it before int")
         return {"values": spec}
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         return {"values": -x.detach()}
 
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
         return -planes["values"].to(getattr(torch, spec.dtype))
 
 
-class Absmax(Transform, frozen=True):
+class Absmax(Trainable, frozen=True):
     """Lossy: integer codes with one float32 scale per row, at least two axes."""
 
     name: ClassVar[str] = "sample-absmax"
@@ -52,7 +53,7 @@ class Absmax(Transform, frozen=True):
             "scale": PlaneSpec((spec.shape[0],) + (1,) * (len(spec.shape) - 1), "float32"),
         }
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         require_finite(x)
         x = x.detach().float().contiguous()
         top = 2 ** (self.bits - 1) - 1
@@ -70,8 +71,8 @@ class Absmax(Transform, frozen=True):
         step = 0.5 / (2 ** (self.bits - 1) - 1) + 2 * torch.finfo(x.dtype).eps
         return largest * step * x.numel() ** 0.5
 
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"codes": weights}
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
+        return {"codes": Known(known.weights)}
 
     def relax(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         top = 2 ** (self.bits - 1) - 1
@@ -90,7 +91,7 @@ class Absmax(Transform, frozen=True):
         return 0.0 * (planes["scale"].sum() + planes["codes"].sum()) + float(self.bits * planes["codes"].numel())
 
 
-class KeepRows(Transform, frozen=True):
+class KeepRows(Trainable, Settling, frozen=True):
     """Unsettled until it has counted the rows with the largest sums; lossy."""
 
     name: ClassVar[str] = "sample-keep-rows"
@@ -118,10 +119,10 @@ class KeepRows(Transform, frozen=True):
             "mask": PlaneSpec((spec.shape[0],), "bool", 0, 1),
         }
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         require_finite(x)
         x = x.detach().contiguous()
-        score = x.double().abs().sum(1) * (1.0 if weights is None else weights.double())
+        score = x.double().abs().sum(1) * (1.0 if known.weights is None else known.weights.double())
         kept = torch.argsort(score, descending=True, stable=True)[: self.count]
         mask = torch.zeros(x.shape[0], dtype=torch.bool)
         mask[kept] = True
@@ -138,5 +139,6 @@ class KeepRows(Transform, frozen=True):
         mask = planes["mask"]
         return {"values": (mask.cumsum(0) - 1)[index[mask[index]]], "mask": index}
 
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"values": weights[planes["mask"]]}
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
+        weights = None if known.weights is None else known.weights[planes["mask"]]
+        return {"values": Known(weights, known.moments)}

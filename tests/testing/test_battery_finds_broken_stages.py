@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stackc.core.spec import PlaneSpec
+from stackc.core.transform import NOTHING
 from stackc.testing import Plane, packer_checks, transform_checks
 from stackc.testing.check import Check
 from stackc.testing.damage import Guard, damaged
@@ -57,10 +58,10 @@ def test_a_module_that_imports_torch_is_found(checks):
 
 def test_own_planes_are_checked_too():
     class Fussy(Absmax, frozen=True):
-        def encode(self, x, weights=None):
+        def encode(self, x, known=NOTHING):
             if x.shape == (3, 2, 1):
                 raise ValueError("three rows of two are too many")
-            return super().encode(x, weights)
+            return super().encode(x, known)
 
     named(transform_checks(Fussy()), "edge planes")()
     checks = transform_checks(Fussy(), planes={"three by two": torch.ones(3, 2, 1)})

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Weighted
+from stackc.core.transform import Known, Weighted
 from stackc.transforms.prune import Prune
 from stackc.transforms.seed import Seed
 from stackc.util.errors import TensorError
@@ -49,8 +49,8 @@ def test_a_value_that_is_given_is_the_only_option(auto):
 @pytest.mark.parametrize("weights", [None, torch.arange(40.0)], ids=["equal", "weighted"])
 def test_ranks_that_share_their_components_are_those_of_single_calls(weights):
     options = Seed(rank="auto").options(_X)
-    for option, planes in zip(options, options[0].encode_each(_X, weights, options), strict=True):
-        alone = option.encode(_X, weights)
+    for option, planes in zip(options, options[0].encode_each(_X, options, Known(weights)), strict=True):
+        alone = option.encode(_X, Known(weights))
         assert list(planes) == list(alone)
         for plane in planes:
             torch.testing.assert_close(planes[plane], alone[plane])

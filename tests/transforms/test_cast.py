@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stackc.core.registry import find
 from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Known
 from stackc.testing import transform_checks
 from stackc.transforms.cast import Cast
 from stackc.util.errors import SpecError, TensorError
@@ -98,4 +99,6 @@ def test_presets():
 def test_rows_keep_their_weights():
     weights = torch.tensor([1.0, 2.0])
     x = torch.randn(2, 3)
-    assert torch.equal(Cast(to="float16").carry(weights, Cast(to="float16").encode(x))["values"], weights)
+    assert torch.equal(
+        Cast(to="float16").carry(Known(weights), Cast(to="float16").encode(x))["values"].weights, weights
+    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import stackc
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Weighted
+from stackc.core.transform import Known, Weighted
 from stackc.testing import transform_checks
 from stackc.testing.planes import random_words
 from stackc.transforms.codebook import Codebook, _kmeans
@@ -54,7 +54,7 @@ def laplace(shape):
 
 
 def decoded(stage, x, weights=None):
-    return stage.decode(stage.encode(x, weights), PlaneSpec.of(x))
+    return stage.decode(stage.encode(x, Known(weights)), PlaneSpec.of(x))
 
 
 def squared_error(stage, x):
@@ -199,8 +199,8 @@ def test_weights_of_single_values_reach_the_vectors_that_hold_them():
     stage = Codebook(entries=8, dims=2)
     error = weights * (x - decoded(stage, x, weights)).square()
     assert float(error.sum()) < 0.8 * float((weights * (x - decoded(stage, x)).square()).sum())
-    assert stage.carry(weights, stage.encode(x)) == {}
-    assert stage.carry(weights, Codebook().encode(x)) == {"codes": weights}
+    assert stage.carry(Known(weights), stage.encode(x)) == {}
+    assert stage.carry(Known(weights), Codebook().encode(x)) == {"codes": Known(weights)}
 
 
 @pytest.mark.parametrize(("entries", "dims"), [(16, 1), (300, 1), (16, 3)])
@@ -218,10 +218,10 @@ def test_a_sample_does_nearly_as_well(entries, dims, monkeypatch):
 def test_results_do_not_depend_on_the_pieces_that_are_read(shape, dims, monkeypatch):
     x, weights = laplace(shape), uniform(shape[:1], "weights")
     stage = Codebook(entries=20, dims=dims)
-    expected = stage.encode(x, weights)
+    expected = stage.encode(x, Known(weights))
     monkeypatch.setattr(_kmeans, "_VECTOR_SAMPLE", 1 << 16)
     monkeypatch.setattr(_kmeans, "_CHUNK", 11)
-    planes = stage.encode(x, weights)
+    planes = stage.encode(x, Known(weights))
     assert all(torch.equal(planes[name], expected[name]) for name in expected)
 
 

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from stackc.core.registry import find
 from stackc.core.spec import PlaneSpec
+from stackc.core.transform import Known
 from stackc.testing import transform_checks
 from stackc.transforms.int import Int
 from stackc.util.errors import SpecError, TensorError
@@ -265,9 +266,9 @@ def test_rows_of_codes_and_scales_keep_their_weights():
     weights = torch.tensor([1.0, 2.0, 3.0])
     x = torch.randn(3, 4)
     by_row, whole = Int(symmetric=False), Int(granularity="tensor")
-    assert list(by_row.carry(weights, by_row.encode(x))) == ["codes", "scale", "zero_point"]
-    assert list(whole.carry(weights, whole.encode(x))) == ["codes"]
-    assert list(by_row.carry(weights, by_row.encode(x[:, 0]))) == ["codes"]
+    assert list(by_row.carry(Known(weights), by_row.encode(x))) == ["codes", "scale", "zero_point"]
+    assert list(whole.carry(Known(weights), whole.encode(x))) == ["codes"]
+    assert list(by_row.carry(Known(weights), by_row.encode(x[:, 0]))) == ["codes"]
 
 
 def test_rows_of_zeros_do_not_spoil_the_gradients_of_training():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stackc.core.entropy import entropy_bits
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Weighted
+from stackc.core.transform import Known, Weighted
 from stackc.transforms.int import Int
 from stackc.transforms.shared.calibrated import Grid, calibrated_codes
 from stackc.util.errors import TensorError
@@ -37,7 +37,7 @@ def output_error(transform: Int, moments: torch.Tensor | None) -> tuple[float, f
     if not transform.settled:
         transform = transform.settle({"x": Weighted(WEIGHT)})["x"]
     spec = PlaneSpec.of(WEIGHT)
-    encoded = transform.encode_calibrated(WEIGHT, None, moments) if transform.calibrated else transform.encode(WEIGHT)
+    encoded = transform.encode(WEIGHT, Known(moments=moments))
     for name, planned in transform.plan(spec).items():
         assert planned.mismatch(encoded[name]) is None
     decoded = transform.decode(encoded, spec)
@@ -100,7 +100,7 @@ def test_codes_stay_within_their_bits_whatever_the_moments(rows, columns, bits, 
     x = torch.randn(rows, columns, generator=draw)
     few = torch.randn(max(columns // 3, 1), columns, generator=draw) * torch.logspace(-6, 6, columns)
     transform = Int(bits=bits, rdo=rdo, calibrated=True)
-    encoded = transform.encode_calibrated(x, None, second_moments(few))
+    encoded = transform.encode(x, Known(moments=second_moments(few)))
     assert transform.plan(PlaneSpec.of(x))["codes"].mismatch(encoded["codes"]) is None
 
 
@@ -112,7 +112,7 @@ def test_uncorrelated_inputs_of_one_size_are_plain_rounding():
             (transform.decode(planes, spec) - WEIGHT).abs()
             for transform, planes in (
                 (plain, plain.encode(WEIGHT)),
-                (calibrated, calibrated.encode_calibrated(WEIGHT, None, identity)),
+                (calibrated, calibrated.encode(WEIGHT, Known(moments=identity))),
             )
         ]
         assert torch.allclose(*errors, rtol=1e-5, atol=1e-6)  # ties may fall either way
@@ -122,7 +122,7 @@ def test_inputs_that_are_always_zero_hand_on_nothing():
     dead = torch.tensor([3, 17, 40])
     v = CALIBRATION.clone()
     v[:, dead] = 0.0
-    encoded = Int(bits=5, calibrated=True).encode_calibrated(WEIGHT, None, second_moments(v))
+    encoded = Int(bits=5, calibrated=True).encode(WEIGHT, Known(moments=second_moments(v)))
     assert torch.equal(encoded["codes"][:, dead], Int(bits=5).encode(WEIGHT)["codes"][:, dead])
     transform, spec = Int(bits=5), PlaneSpec.of(WEIGHT)
     assert torch.dist(v @ transform.decode(encoded, spec).T, v @ WEIGHT.T) < 0.7 * torch.dist(
@@ -142,30 +142,30 @@ def test_error_feedback_by_hand():
 @pytest.mark.parametrize("without", [None, torch.zeros(48, 48)], ids=["no moments", "only zeros"])
 def test_without_inputs_it_is_plain_rounding(without):
     plain = Int(bits=4).encode(WEIGHT)
-    calibrated = Int(bits=4, calibrated=True).encode_calibrated(WEIGHT, None, without)
+    calibrated = Int(bits=4, calibrated=True).encode(WEIGHT, Known(moments=without))
     assert all(torch.equal(plain[name], calibrated[name]) for name in plain)
 
 
 @pytest.mark.parametrize("shape", [(), (48,), (0, 48), (3, 0)], ids=str)
 def test_planes_without_columns_to_feed_back_to(shape):
     x = torch.ones(shape)
-    encoded = Int(bits=4, calibrated=True).encode_calibrated(x, None, torch.eye(shape[-1] if shape else 1))
+    encoded = Int(bits=4, calibrated=True).encode(x, Known(moments=torch.eye(shape[-1] if shape else 1)))
     assert torch.equal(encoded["codes"], Int(bits=4).encode(x)["codes"])
 
 
 def test_moments_that_do_not_fit_are_refused():
     transform = Int(bits=4, calibrated=True)
     with pytest.raises(TensorError, match=r"rows of 48 values need second moments of 48x48, not of \(47, 47\)"):
-        transform.encode_calibrated(WEIGHT, None, torch.eye(47))
+        transform.encode(WEIGHT, Known(moments=torch.eye(47)))
     with pytest.raises(TensorError, match="not finite"):
-        transform.encode_calibrated(WEIGHT, None, torch.full((48, 48), float("nan")))
+        transform.encode(WEIGHT, Known(moments=torch.full((48, 48), float("nan"))))
 
 
 def test_rows_that_matter_more_keep_more_bits():
     weights = torch.ones(64)
     weights[:32] = 30.0
     transform = Int(step=0.05, rdo=0.5, calibrated=True).settle({"x": Weighted(WEIGHT)})["x"]
-    codes = transform.encode_calibrated(WEIGHT, weights, MOMENTS)["codes"]
+    codes = transform.encode(WEIGHT, Known(weights, MOMENTS))["codes"]
     assert int((codes[:32] == 0).sum()) < 0.8 * int((codes[32:] == 0).sum())
 
 
@@ -175,10 +175,10 @@ def test_the_number_of_threads_and_the_memory_layout_change_nothing():
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(transform.encode_calibrated(WEIGHT.T.contiguous().T, None, MOMENTS)["codes"])
+        found.append(transform.encode(WEIGHT.T.contiguous().T, Known(moments=MOMENTS))["codes"])
     torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], transform.encode_calibrated(WEIGHT, None, MOMENTS)["codes"])
+    assert torch.equal(found[0], transform.encode(WEIGHT, Known(moments=MOMENTS))["codes"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -187,7 +187,7 @@ def test_other_dtypes(dtype):
     spec = PlaneSpec.of(x)
     errors = []
     for transform in (Int(bits=3), Int(bits=3, calibrated=True)):
-        planes = transform.encode_calibrated(x, None, MOMENTS) if transform.calibrated else transform.encode(x)
+        planes = transform.encode(x, Known(moments=MOMENTS))
         decoded = transform.decode(planes, spec)
         errors.append(float(torch.dist(HELD_OUT @ decoded.float().T, HELD_OUT @ WEIGHT.T)))
     assert errors[1] < 0.6 * errors[0]

@@ -138,10 +138,15 @@ def test_bits_that_are_given_are_a_limit():
 def test_training_may_outgrow_the_bits():
     x = torch.tensor([0.3, -0.4], requires_grad=True)
     transform = settled(Int(step=0.1), x)
-    y = transform.fake(10 * x)
+    planes = transform.encode(x)
+    relaxed = transform.relax(10 * x, planes)
+    y = transform.decode(relaxed, PlaneSpec.of(x))
     assert torch.allclose(y, 10 * x)
     y.sum().backward()
     assert x.grad.tolist() == [10, 10]
+    hardened, stored = transform.harden(10 * x, planes)
+    assert (transform.bits, hardened.bits) == (4, 7)
+    assert stored["codes"].tolist() == [30, -40]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Weighted
+from stackc.core.transform import Known, Weighted
 from stackc.testing import transform_checks
 from stackc.transforms.prune import Prune
 from stackc.util.errors import ArtifactError, SpecError, TensorError
@@ -56,7 +56,7 @@ def first_largest(scores, count):
 @given(x=matrices(), share=SHARES, weights=st.none() | ROW_WEIGHTS)
 def test_kept_weights_are_the_first_largest(x, share, weights):
     prune = Prune(sparsity=share)
-    planes = prune.encode(x, weights)
+    planes = prune.encode(x, Known(weights))
     rows = torch.ones(6) if weights is None else weights
     scores = (x.abs().double() * rows.double().sqrt()[:, None]).reshape(-1).tolist()
     count = 30 - round(share * 30)
@@ -68,7 +68,7 @@ def test_kept_weights_are_the_first_largest(x, share, weights):
 @given(x=matrices(), share=SHARES, weights=st.none() | ROW_WEIGHTS)
 def test_kept_rows_are_exact_and_dropped_ones_are_their_mean(x, share, weights):
     prune = Prune(rows=share)
-    planes = prune.encode(x, weights)
+    planes = prune.encode(x, Known(weights))
     mask = planes["mask"]
     rows = torch.ones(6) if weights is None else weights
     scaled = x.double() / max(float(x.abs().max()), 1e-300)
@@ -252,9 +252,9 @@ def test_kept_rows_keep_their_weights():
     x = torch.tensor([[3.0, 3.0], [1.0, 1.0], [2.0, 2.0], [0.0, 0.0]])
     weights = torch.tensor([1.0, 1.0, 5.0, 1.0])
     prune = Prune(rows=0.5)
-    assert prune.carry(weights, prune.encode(x, weights))["values"].tolist() == [1.0, 5.0]
+    assert prune.carry(Known(weights), prune.encode(x, Known(weights)))["values"].weights.tolist() == [1.0, 5.0]
     prune = Prune(columns=0.5)
-    assert prune.carry(weights, prune.encode(x, weights))["values"].tolist() == weights.tolist()
+    assert prune.carry(Known(weights), prune.encode(x, Known(weights)))["values"].weights.tolist() == weights.tolist()
 
 
 def test_a_fallback_that_overshoots_half_precision_stays_finite() -> None:

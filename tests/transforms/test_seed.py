@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Weighted
+from stackc.core.transform import Known, Weighted
 from stackc.testing import transform_checks
 from stackc.transforms.seed import Seed
 from stackc.transforms.seed._product import rows_in_basis
@@ -40,7 +40,7 @@ def matrix(rows, columns, rank=None):
 
 
 def round_trip(seed, x, weights=None):
-    return seed.decode(seed.encode(x, weights), PlaneSpec.of(x))
+    return seed.decode(seed.encode(x, Known(weights)), PlaneSpec.of(x))
 
 
 SHAPES = pytest.mark.parametrize("shape", [(40, 12), (12, 40), (15, 15)], ids=str)
@@ -93,7 +93,7 @@ DEGENERATE = {
 def test_basis_is_orthonormal_for_degenerate_matrices(x, center, weighted):
     seed = Seed(rank=min(x.shape), center=center)
     weights = torch.arange(float(x.shape[0])) if weighted else None
-    planes = seed.encode(x, weights)
+    planes = seed.encode(x, Known(weights))
     basis = planes["basis"].double()
     assert torch.allclose(basis @ basis.T, torch.eye(len(basis), dtype=torch.float64), atol=1e-6)
     assert all(torch.isfinite(plane).all() for plane in planes.values())
@@ -314,9 +314,9 @@ def test_wrong_configuration_is_an_error(config, message):
 
 def test_rows_of_scores_keep_their_weights():
     weights = torch.arange(5.0)
-    carried = Seed(rank=2).carry(weights, Seed(rank=2).encode(matrix(5, 4), weights))
+    carried = Seed(rank=2).carry(Known(weights), Seed(rank=2).encode(matrix(5, 4), Known(weights)))
     assert list(carried) == ["scores"]
-    assert torch.equal(carried["scores"], weights)
+    assert torch.equal(carried["scores"].weights, weights)
 
 
 def moments_for(columns, spread=3.0):
@@ -340,7 +340,7 @@ def cost(moments, difference):
 def test_calibrated_components_cost_the_least_of_their_rank(shape, rank, center):
     x, moments = matrix(*shape), moments_for(shape[1])
     seed = Seed(rank=rank, center=center, calibrated=True)
-    decoded = seed.decode(seed.encode_calibrated(x, None, moments), PlaneSpec.of(x))
+    decoded = seed.decode(seed.encode(x, Known(moments=moments)), PlaneSpec.of(x))
     target = (x - x.mean(0) if center else x) @ torch.linalg.cholesky(damped(moments))
     least = float(torch.linalg.svdvals(target)[rank:].square().sum())
     assert cost(damped(moments), x - decoded) == pytest.approx(least, rel=1e-6, abs=1e-12)
@@ -350,7 +350,7 @@ def test_calibrated_components_cost_the_least_of_their_rank(shape, rank, center)
 @SHAPES
 def test_an_error_in_a_calibrated_score_costs_the_same_in_all_of_them(shape):
     x, moments = matrix(*shape), moments_for(shape[1])
-    basis = Seed(rank=6, calibrated=True).encode_calibrated(x, None, moments)["basis"]
+    basis = Seed(rank=6, calibrated=True).encode(x, Known(moments=moments))["basis"]
     seen = basis @ damped(moments) @ basis.T
     scale = torch.linalg.det(damped(moments)) ** (1 / len(moments))  # the root of the metric has determinant one
     torch.testing.assert_close(seen, scale * torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-6 * float(scale))
@@ -362,7 +362,7 @@ def test_row_weights_and_moments_go_together():
     seed = Seed(rank=3, calibrated=True)
 
     def paid(given):
-        decoded = seed.decode(seed.encode_calibrated(x, given, moments), PlaneSpec.of(x))
+        decoded = seed.decode(seed.encode(x, Known(given, moments)), PlaneSpec.of(x))
         return float(((x - decoded) @ damped(moments) * (x - decoded)).sum(1) @ weights)
 
     assert paid(weights) < 0.9 * paid(None)
@@ -372,16 +372,16 @@ def test_equal_moments_or_none_give_plain_components():
     x = matrix(40, 12)
     plain, seed = Seed(rank=5).encode(x), Seed(rank=5, calibrated=True)
     for moments in (None, torch.eye(7, dtype=torch.float64)):  # of rows of another length
-        assert all(torch.equal(plane, plain[name]) for name, plane in seed.encode_calibrated(x, None, moments).items())
+        assert all(torch.equal(plane, plain[name]) for name, plane in seed.encode(x, Known(moments=moments)).items())
     for moments in (2 * torch.eye(12, dtype=torch.float64), torch.zeros(12, 12, dtype=torch.float64)):
-        found = seed.encode_calibrated(x, None, moments)
+        found = seed.encode(x, Known(moments=moments))
         assert all(torch.allclose(plane, plain[name], atol=1e-9) for name, plane in found.items())
 
 
 def test_a_calibrated_basis_holds_all_rows_at_full_rank():
     x = matrix(40, 12)
     seed = Seed(rank=12, calibrated=True)
-    planes = seed.encode_calibrated(x, None, moments_for(12))
+    planes = seed.encode(x, Known(moments=moments_for(12)))
     held = seed.hold(x, planes)
     assert torch.allclose(held["scores"], planes["scores"], atol=1e-6)
     assert torch.allclose(seed.decode(seed.hold(2 * x, planes), PlaneSpec.of(x)), 2 * x)
@@ -395,7 +395,7 @@ def test_moments_that_cannot_be_used_are_refused():
     x, moments = matrix(40, 12), moments_for(12)
     moments[3, 3] = float("inf")
     with pytest.raises(TensorError, match="second moments are not finite"):
-        Seed(rank=2, calibrated=True).encode_calibrated(x, None, moments)
+        Seed(rank=2, calibrated=True).encode(x, Known(moments=moments))
     with pytest.raises(ValueError, match="calibrated goes with rank"):
         Seed(variance=0.9, calibrated=True)
 
@@ -403,8 +403,8 @@ def test_moments_that_cannot_be_used_are_refused():
 def test_plain_and_calibrated_components_are_kept_apart():
     x, moments = matrix(40, 12), moments_for(12)
     options = [Seed(rank=3), Seed(rank=3, calibrated=True), Seed(rank=5, calibrated=True), Seed(rank=5)]
-    for option, planes in zip(options, options[0].encode_each(x, None, options, moments), strict=True):
-        alone = option.encode_calibrated(x, None, moments) if option.calibrated else option.encode(x)
+    for option, planes in zip(options, options[0].encode_each(x, options, Known(moments=moments)), strict=True):
+        alone = option.encode(x, Known(moments=moments))
         assert all(torch.equal(plane, alone[name]) for name, plane in planes.items())
-    plain, calibrated = (option.encode_calibrated(x, None, moments)["basis"] for option in options[1:3])
+    plain, calibrated = (option.encode(x, Known(moments=moments))["basis"] for option in options[1:3])
     assert torch.equal(plain, calibrated[:3])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Weighted
+from stackc.core.transform import Known, Weighted
 from stackc.testing import transform_checks
 from stackc.testing.planes import bell, random_words
 from stackc.transforms.shared.trellis import NEXT_STATE, QUANTISER
@@ -220,7 +220,7 @@ def test_rows_that_matter_more_have_smaller_errors():
 
     def point(step, given):
         tcq = settled(Tcq(step=step), x)
-        planes = tcq.encode(x, given)
+        planes = tcq.encode(x, Known(given))
         errors = (x - tcq.decode(planes, PlaneSpec.of(x))).square().mean(1)
         return float(errors @ weights), sum(entropy(planes["codes"][rows::2].numpy()) for rows in (0, 1))
 
@@ -234,8 +234,8 @@ def test_rows_that_matter_more_have_smaller_errors():
 def test_only_the_proportions_of_the_weights_matter(factor):
     x, weights = bell((30, 40), 0, "rows"), torch.arange(30.0)
     tcq = settled(Tcq(step=0.03), x)
-    codes = tcq.encode(x, weights * factor)["codes"]
-    assert torch.equal(codes, tcq.encode(x, weights)["codes"])
+    codes = tcq.encode(x, Known(weights * factor))["codes"]
+    assert torch.equal(codes, tcq.encode(x, Known(weights))["codes"])
     assert not codes[0].any()  # its weight is 0: the cheapest codes are as good as any
     assert torch.equal(tcq.encode(x, torch.full((30,), factor))["codes"], tcq.encode(x)["codes"])
 
@@ -373,6 +373,6 @@ def test_wrong_configuration_is_an_error(config, message):
 def test_rows_of_codes_keep_their_weights():
     weights = torch.arange(5.0)
     tcq = Tcq(step=0.1, bits=8)
-    carried = tcq.carry(weights, tcq.encode(torch.ones(5, 4), weights))
+    carried = tcq.carry(Known(weights), tcq.encode(torch.ones(5, 4), Known(weights)))
     assert list(carried) == ["codes"]
-    assert torch.equal(carried["codes"], weights)
+    assert torch.equal(carried["codes"].weights, weights)

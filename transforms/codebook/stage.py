@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
 
+from stackc.core.abilities import Narrowing, Settling, Trainable
 from stackc.core.planes import from_bytes, limited, to_bytes
 from stackc.core.spec import ITEM_BYTES, PlaneSpec, as_matrix, smallest_integer_dtype
-from stackc.core.transform import Transform, Weighted, require_finite
+from stackc.core.transform import NOTHING, Known, Weighted, require_finite
 from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import numpy, torch
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _TABLE_WORK = 64
 
 
-class Codebook(Transform, frozen=True):
+class Codebook(Trainable, Settling, Narrowing, frozen=True):
     """Store ``dims`` consecutive values of a row as one code: the number of the nearest entry of a table.
 
     With ``dims=1`` this is scalar quantisation to the levels of smallest squared error (Max 1960, Lloyd 1982), with more
@@ -134,7 +135,7 @@ class Codebook(Transform, frozen=True):
         dtype = self.dtype or ("float64" if spec.dtype == "float64" else "float32")
         return {"codes": codes, "codebook": PlaneSpec((entries, cut.size), dtype)}
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         """Find the entries and number them, or look up those of the shared codebook.
 
         Raises
@@ -156,7 +157,7 @@ class Codebook(Transform, frozen=True):
             return {name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for name, spec in specs.items()}
 
         def planes() -> Iterator[Weighted]:
-            yield Weighted(x, weights)
+            yield Weighted(x, known.weights)
 
         seen = _kmeans.extent(planes, cut.size)
         table = _rounded(_kmeans.fit(planes, cut.size, book.shape[0], seen, refine=True), book.dtype)
@@ -248,9 +249,11 @@ class Codebook(Transform, frozen=True):
         settled = msgspec.structs.replace(self, dtype=dtype, table=to_bytes(torch.from_numpy(table)))
         return dict.fromkeys(planes, settled)
 
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
         """Rows of ``codes`` are rows of the input, unless that has one axis and codes stand for several values."""
-        return {"codes": weights} if planes["codes"].shape[:1] == weights.shape else {}
+        weights = known.weights
+        by_row = weights is not None and planes["codes"].shape[:1] == weights.shape
+        return {"codes": Known(weights)} if by_row else {}
 
     @property
     def _rows(self) -> int:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from stackc.core.packer import Packer
 from stackc.core.spec import PlaneSpec, integer_range
-from stackc.util.errors import ArtifactError, TensorError
+from stackc.util.errors import ArtifactError
 from stackc.util.lazy import numpy, torch
 
-from ..shared.bits import pack_bits, packed_bytes, require_fit, unpack_bits
+from ..shared.bits import pack_bits, packed_bytes, unpack_bits
 from ..shared.kernels import kernel
 from ._choice import Cost, candidates, compact, is_small, masked, sample
 from ._settings import SHORT_PEAKS, SHORT_SETTINGS, STATES, Settings, code, kernel_arguments
@@ -129,20 +129,8 @@ class Context(Packer, frozen=True):
             return f"context takes integers of 32 bits within a range of 2**31, {spec} may hold others; use zstd"
         return None
 
-    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
-        """Bytes of a plane.
-
-        Raises
-        ------
-        TensorError
-            If the plane does not fit the spec.
-        """
-        if (reason := self.refusal(spec)) is not None:
-            raise TensorError(reason)
-        require_fit(x, spec)
+    def _pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
         lo, hi = _range(spec)
-        if not spec.numel or lo == hi:
-            return b""
         values = _matrix(x, spec)
         least, most = int(values.min()), int(values.max())
         centre = _centre(values, least, most)
@@ -166,21 +154,8 @@ class Context(Packer, frozen=True):
         """Several binary decisions for each element, one after another."""
         return _ELEMENT_WORK * spec.numel
 
-    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
-        """The plane again; uses at most twenty times ``spec.nbytes`` plus 1 MiB, whatever the bytes say.
-
-        Raises
-        ------
-        ArtifactError
-            If the bytes are damaged.
-        """
-        if (reason := self.refusal(spec)) is not None:
-            raise ArtifactError(f"the file has a plane that cannot be packed so: {reason}")
+    def _unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
         lo, hi = _range(spec)
-        if not spec.numel or lo == hi:
-            if data:
-                raise ArtifactError(f"a plane of {spec} needs no bytes, the file holds {len(data)}; it is damaged")
-            return torch.full(spec.shape, lo, dtype=getattr(torch, spec.dtype))
         if data[:1] == b"\1":
             flat = unpack_bits(data[1:], (hi - lo).bit_length(), spec.numel).astype(numpy.int64) + lo
         else:

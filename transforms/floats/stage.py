@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from stackc.core.packer import Packer
 from stackc.core.planes import byte_view, from_bytes
 from stackc.core.spec import PlaneSpec
-from stackc.util.errors import ArtifactError, TensorError
+from stackc.util.errors import ArtifactError
 from stackc.util.lazy import numpy
 
-from ..shared.bits import require_fit
 from ..zstd import Zstd, _compress, shuffle
 from ._split import LAYOUTS, read_split, write_split
 
@@ -68,19 +67,7 @@ class Floats(Packer, frozen=True):
             return f"floats takes real planes, this one is {spec}; use zstd, or ans if it has bounds"
         return None
 
-    def pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
-        """Bytes of a plane.
-
-        Raises
-        ------
-        TensorError
-            If the plane does not fit the spec.
-        """
-        if (reason := self.refusal(spec)) is not None:
-            raise TensorError(reason)
-        require_fit(x, spec)
-        if not spec.numel:
-            return b""
+    def _pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
         words: np.ndarray = byte_view(x).view(LAYOUTS[spec.dtype].word)
         best = bytes([_RAW]) + words.tobytes()
         if spec.nbytes < _LEAST_BYTES:
@@ -92,20 +79,7 @@ class Floats(Packer, frozen=True):
             best = min(best, bytes([_ZSTD]) + Zstd().pack(x, spec), key=len)
         return best
 
-    def unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
-        """The plane again; uses at most ten times ``spec.nbytes`` plus 32 MiB, whatever the bytes say.
-
-        Raises
-        ------
-        ArtifactError
-            If the bytes are not those of any plane with this spec.
-        """
-        if (reason := self.refusal(spec)) is not None:
-            raise ArtifactError(f"the file has a plane that cannot be packed so: {reason}")
-        if not spec.numel:
-            if data:
-                raise ArtifactError(f"a plane of {spec} needs no bytes, the file holds {len(data)}; it is damaged")
-            return from_bytes(b"", spec)
+    def _unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
         if not data or data[0] > _SPLIT:
             raise ArtifactError(
                 f"the file names the floats form {data[0] if data else 'of no bytes'}, known are 0 to 2; it is damaged"

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
 
+from stackc.core.abilities import Allocated, Calibrated, Trainable
 from stackc.core.planes import limited
 from stackc.core.rate import code_bits, rounded, stepped
 from stackc.core.registry import Preset
 from stackc.core.spec import PlaneSpec, as_matrix
-from stackc.core.transform import Transform, Weighted, require_finite
+from stackc.core.transform import NOTHING, Known, Weighted, require_finite
 from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import torch
 
@@ -39,7 +40,7 @@ _DEFAULT_BITS = 8
 _MOST_CODE = (1 << (MOST_BITS - 1)) - 1
 
 
-class Int(Transform, frozen=True):
+class Int(Trainable, Allocated, Calibrated, frozen=True):
     """Store every value as an integer of a few bits, times a scale that a block of values shares.
 
     Let ``lo, hi`` be the smallest and largest value of a block, zero included, and ``steps = 2**bits - 1``.
@@ -224,15 +225,22 @@ class Int(Transform, frozen=True):
             planes["zero_point"] = PlaneSpec(shape, "uint8", lo, hi)
         return planes
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        """Quantise; row weights change nothing, since every row, or the whole tensor, must fit its range.
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        """Quantise, with ``calibrated`` for the smallest error in what rows of ``x`` are multiplied with, if that is known.
+
+        The scales are the same with and without, since every row, or the whole tensor, must fit its range. Row weights enter
+        the rate term of calibrated codes only.
 
         Raises
         ------
         TensorError
             If ``x`` holds NaN or infinity, or values so large that a scale overflows or ``step`` needs more bits; if the
-            bits are not settled yet.
+            bits are not settled yet; if the moments are not finite or belong to rows of another length.
         """
+        if self.calibrated and known.moments is not None and x.ndim > 1 and x.numel():
+            planes = self._calibrated(x, known.moments, known.weights)
+            if planes is not None:
+                return planes
         x, blocks, parts = self._prepared(x)
         scale, zero_point = self._grid(parts, blocks)
         scale = checked(scale, x)
@@ -254,18 +262,8 @@ class Int(Transform, frozen=True):
         planes = {"codes": codes, "scale": scale}
         return planes if self.symmetric else {**planes, "zero_point": zero_point.to(torch.uint8)}
 
-    def encode_calibrated(self, x: Tensor, weights: Tensor | None, moments: Tensor | None) -> dict[str, Tensor]:
-        """Quantise for the smallest error in what rows of ``x`` are multiplied with; without moments as `encode` does.
-
-        The scales are those of `encode`. Row weights enter the rate term of ``rdo`` only.
-
-        Raises
-        ------
-        TensorError
-            As `encode` does, and if the moments are not finite or belong to rows of another length.
-        """
-        if moments is None or x.ndim < 2 or not x.numel():
-            return self.encode(x, weights)
+    def _calibrated(self, x: Tensor, moments: Tensor, weights: Tensor | None) -> dict[str, Tensor] | None:
+        """Planes with rounding errors handed on from column to column; None if the moments say nothing."""
         from ..shared.calibrated import Grid, calibrated_codes
 
         x, blocks, parts = self._prepared(x)
@@ -283,7 +281,7 @@ class Int(Transform, frozen=True):
         )
         codes = calibrated_codes(rows, grid, moments, rdo=self.rdo, weights=weights)
         if codes is None:
-            return self.encode(x, weights)
+            return None
         codes = codes.reshape(*blocks.lead, -1)
         if not self.symmetric:
             codes = codes + spread(zero_point.to(torch.int32), blocks)
@@ -384,13 +382,6 @@ class Int(Transform, frozen=True):
         scales = {"scale": own} if self.symmetric else {"scale": own, "zero_point": own}
         return {"codes": index, **scales}
 
-    def fake(self, x: Tensor) -> Tensor:
-        """Straight-through round trip; with ``step``, bits are those that the values have need of now."""
-        if self.step is None or not self.allocated:
-            return super().fake(x)
-        roomy = msgspec.structs.replace(self, bits=None).settle({"x": Weighted(x.detach())})["x"]
-        return Transform.fake(roomy, x)
-
     def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
         """Find the bits that the codes of every plane need at this step, from its largest magnitude.
 
@@ -417,11 +408,12 @@ class Int(Transform, frozen=True):
         require_finite(x)
         return tuple(msgspec.structs.replace(self, step=step) for step in step_ladder(x))
 
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
         """Rows of ``codes`` are rows of the input, and so are those of the scales unless one scale is for all."""
-        carried = {"codes": weights}
+        row = Known(known.weights)
+        carried = {"codes": row}
         if planes["codes"].ndim > 1 and self.granularity != "tensor":
-            carried.update({plane: weights for plane in ("scale", "zero_point") if plane in planes})
+            carried.update({plane: row for plane in ("scale", "zero_point") if plane in planes})
         return carried
 
     @property
@@ -485,9 +477,9 @@ class Int1(Int, frozen=True):
 
     version: ClassVar[int] = 1
 
-    def encode_calibrated(self, x: Tensor, weights: Tensor | None, moments: Tensor | None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         """Second moments are those of rows as they are today."""
-        return self.encode(x, weights) if x.ndim > 2 else super().encode_calibrated(x, weights, moments)
+        return super().encode(x, known._replace(moments=None) if x.ndim > 2 else known)
 
     def _rows_in(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape

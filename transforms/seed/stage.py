@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 
+from stackc.core.abilities import Allocated, Calibrated, Trainable
 from stackc.core.planes import limited
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Transform, Weighted, require_finite
+from stackc.core.transform import NOTHING, Known, Weighted, require_finite
 from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import torch
 from stackc.util.parallel import one_thread_per_operation
@@ -55,7 +56,7 @@ class Metric(NamedTuple):
     inverse: Tensor
 
 
-class Seed(Transform, frozen=True):
+class Seed(Trainable, Allocated, Calibrated, frozen=True):
     """Store every row as a few coordinates in a basis that all rows share: ``mean + scores @ basis``.
 
     Principal component analysis (Hotelling 1933), which is the best approximation of that rank in the squared error,
@@ -173,39 +174,31 @@ class Seed(Transform, frozen=True):
         planes = {"basis": PlaneSpec((rank, columns), dtype), "scores": PlaneSpec((rows, rank), dtype)}
         return {"mean": PlaneSpec((1, columns), dtype), **planes} if self.center else planes
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         """Find the components and project all rows on them, also those of weight zero.
 
-        Raises
-        ------
-        TensorError
-            If ``x`` holds NaN or infinity, if the scores overflow, or if ``variance`` is not settled yet.
-        """
-        return next(self.encode_each(x, weights, [self]))
-
-    def encode_calibrated(self, x: Tensor, weights: Tensor | None, moments: Tensor | None) -> dict[str, Tensor]:
-        """`encode` with distances by the second moments; without moments as `encode` does.
+        With ``calibrated`` distances are those of the second moments, if they are known.
 
         Raises
         ------
         TensorError
-            As `encode` does, and if the moments are not finite.
+            If ``x`` holds NaN or infinity, if the scores overflow, if ``variance`` is not settled yet, or if the moments are
+            not finite.
         """
-        return next(self.encode_each(x, weights, [self], moments))
+        return next(self.encode_each(x, [self], known))
 
-    def encode_each(
-        self, x: Tensor, weights: Tensor | None, options: Sequence[Self], moments: Tensor | None = None
-    ) -> Iterator[dict[str, Tensor]]:
+    def encode_each(self, x: Tensor, options: Sequence[Self], known: Known = NOTHING) -> Iterator[dict[str, Tensor]]:
         """The planes of several ranks, which share their components."""
         require_finite(x)
         x = x.detach().contiguous()  # BLAS rounds strided operands differently
-        known = moments is not None and moments.shape[-1] == math.prod(x.shape[1:])
+        moments = known.moments
+        fits = moments is not None and moments.shape[-1] == math.prod(x.shape[1:])
         found: dict[tuple[bool, bool], Components] = {}
         for option in options:
-            key = (option.center, option.calibrated and known)
+            key = (option.center, option.calibrated and fits)
             if key not in found:
                 metric = _metric(moments) if moments is not None and key[1] else None
-                found[key] = _components(x, weights, option.center, metric)
+                found[key] = _components(x, known.weights, option.center, metric)
             yield option._planes(x, found[key])
 
     def _planes(self, x: Tensor, found: Components) -> dict[str, Tensor]:
@@ -292,17 +285,13 @@ class Seed(Transform, frozen=True):
             for name in planes
         }
 
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rows of ``scores`` are rows of the input."""
-        return {"scores": weights}
-
-    def carry_moments(self, moments: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rows of ``mean`` and ``basis`` meet the inputs, rows of ``scores`` the inputs as the basis sees them."""
-        if moments.shape[-1] != planes["basis"].shape[1]:
-            return {}
-        basis = planes["basis"].to(moments.dtype)
-        met = {plane: moments for plane in ("mean", "basis") if plane in planes}
-        return {**met, "scores": _seen_through(moments, basis)}
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
+        """Rows of ``mean`` and ``basis`` meet the inputs; those of ``scores`` are rows of the matrix, and meet them through it."""
+        moments = known.moments
+        if moments is None or moments.shape[-1] != planes["basis"].shape[1]:
+            return {"scores": Known(known.weights)}
+        met = {plane: Known(moments=moments) for plane in ("mean", "basis") if plane in planes}
+        return {**met, "scores": Known(known.weights, _seen_through(moments, planes["basis"].to(moments.dtype)))}
 
 
 @one_thread_per_operation()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stackc.core.spec import PlaneSpec
-from stackc.util.errors import ArtifactError, TensorError
+from stackc.util.errors import ArtifactError
 from stackc.util.lazy import numpy, torch
 
 if TYPE_CHECKING:
@@ -32,23 +32,6 @@ def alphabet(spec: PlaneSpec) -> tuple[int, int]:
     if spec.lo is None or spec.hi is None:
         return 0, 1
     return spec.lo, spec.hi - spec.lo
-
-
-def require_fit(x: Tensor, spec: PlaneSpec) -> None:
-    """Refuse to pack a plane that its spec does not describe.
-
-    Raises
-    ------
-    TensorError
-        With the difference; packing it would store other values than it holds.
-    """
-    difference = spec.mismatch(x)
-    if difference is None and spec.dtype == "bool" and spec.lo == spec.hi and spec.lo is not None and spec.numel:
-        difference = None if bool((x == bool(spec.lo)).all()) else f"expected only {bool(spec.lo)}, got both"
-    if difference is not None:
-        raise TensorError(
-            f"the plane to pack does not fit its spec: {difference}; encode it with the plan that made the spec"
-        )
 
 
 def packed_bytes(count: int, width: int) -> int:

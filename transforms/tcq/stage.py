@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
 
+from stackc.core.abilities import Allocated, Trainable
 from stackc.core.planes import limited
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Transform, Weighted, require_finite
+from stackc.core.transform import NOTHING, Known, Weighted, require_finite
 from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import numpy, torch
 from stackc.util.parallel import one_thread_per_operation
@@ -31,7 +32,7 @@ _COARSEST, _RATIO, _RUNGS = 4.0, 2**-0.5, 19
 _CHUNK = 1 << 20
 
 
-class Tcq(Transform, frozen=True):
+class Tcq(Trainable, Allocated, frozen=True):
     """Quantise with two interleaved grids, and let the codes so far say which one comes next.
 
     Quantiser 0 has the even multiples of ``step``, quantiser 1 the odd ones and zero. A state machine, which the
@@ -140,7 +141,7 @@ class Tcq(Transform, frozen=True):
         codes = PlaneSpec(spec.shape, "int8" if bits <= 8 else "int16", -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
         return {"codes": codes, "scale": PlaneSpec((), "float64" if spec.dtype == "float64" else "float32")}
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
         """Search the codes; row weights, relative to their mean, scale the squared errors of their rows.
 
         Raises
@@ -149,11 +150,11 @@ class Tcq(Transform, frozen=True):
             If ``x`` holds NaN or infinity, or step and bits are not both known.
         """
         planes = {
-            "codes": self._searched(x, weights),
+            "codes": self._searched(x, known.weights),
             "scale": torch.tensor(self.step, dtype=_wide(x), device=x.device),
         }
         if self.rdo:
-            planes["scale"] *= stretch(x, self.decode(planes, PlaneSpec.of(x)), weights)
+            planes["scale"] *= stretch(x, self.decode(planes, PlaneSpec.of(x)), known.weights)
         return planes
 
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -229,9 +230,9 @@ class Tcq(Transform, frozen=True):
             return dict.fromkeys(planes, self)
         return {name: self._settled_on(planes[name].plane) for name in planes}
 
-    def carry(self, weights: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
         """Rows of ``codes`` are rows of the input."""
-        return {"codes": weights}
+        return {"codes": Known(known.weights)}
 
     def _searched(self, x: Tensor, weights: Tensor | None) -> Tensor:
         from ._trellis_search import search

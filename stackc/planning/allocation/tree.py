@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from stackc.core.abilities import is_open, settle_each
 from stackc.core.packer import Packer
 from stackc.core.registry import find_packer
 from stackc.core.spec import PlaneSpec
@@ -297,9 +298,9 @@ class Explorer:
             config = action.config
             if isinstance(config, Packer):
                 return self._packed(walker, path, config)
-            if not config.allocated:
+            if is_open(config):
                 with walker.placed(index, path, config):
-                    ladder = Ladder(config.options(x))
+                    ladder = Ladder[Transform](config.options(x))
                 return Choice(index, path, ladder, wanted=set(ladder.coarse))
             value = self._settled(config, walker, index, path)
             fork = next(walker.forks(index, path, [value]))
@@ -320,10 +321,8 @@ class Explorer:
 
     def _settled(self, config: Transform, walker: Walker, stage: int, path: str) -> Transform:
         """A choice of the allocation in its final form, from this plane alone."""
-        if config.settled:
-            return config
         with walker.placed(stage, path, config):
-            return config.settle({path: walker.weighted(stage, path)})[path]
+            return settle_each(config, {path: walker.weighted(stage, path)})[path]
 
 
 class _Exact(NamedTuple):
