@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 
 from stackc.core.abilities import Trainable
+from stackc.core.planes import limited
 from stackc.core.spec import PlaneSpec
 from stackc.core.transform import NOTHING, Known, require_finite
 from stackc.util.errors import SpecError, TensorError
@@ -62,14 +63,12 @@ class Hadamard(Trainable, frozen=True):
         SpecError
             If the plane is not real, or ``size`` does not divide its last axis.
         """
-        if not spec.is_real:
-            raise SpecError(f"hadamard takes real planes, this one is {spec}; put it before int")
-        if not spec.shape or spec.shape[-1] % self.size:
-            raise SpecError(f"hadamard takes planes whose last axis {self.size} divides, this one is {spec}")
+        if not spec.is_real or not spec.shape or spec.shape[-1] % self.size:
+            raise SpecError(f"hadamard takes real planes whose last axis {self.size} divides, this one is {spec}")
         return {"rotated": PlaneSpec(spec.shape, "float64" if spec.dtype == "float64" else "float32")}
 
     def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
-        """Rotate; row weights change nothing.
+        """Rotate; nothing that may be known changes it.
 
         Raises
         ------
@@ -77,18 +76,14 @@ class Hadamard(Trainable, frozen=True):
             If ``x`` holds NaN or infinity, or values so large that a sum overflows.
         """
         require_finite(x)
-        wide = x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-        rotated = _rotate(wide, self.size).contiguous()
+        rotated = _rotate(x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32), self.size)
         if not bool(rotated.isfinite().all()):
             raise TensorError(f"values up to {float(x.abs().max()):g} are too large to be added up; scale the weights")
         return {"rotated": rotated}
 
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
-        """Rotate back, then round to the dtype of the spec."""
-        dtype = getattr(torch, spec.dtype)
-        limits = torch.finfo(dtype)
-        # what lies between may have changed the values a little, and a narrow dtype may not hold the result
-        return _rotate(planes["rotated"], self.size).clamp(limits.min, limits.max).to(dtype)
+        """Rotate back, then round to the dtype of the spec, which may not hold what later stages have made of a value."""
+        return limited(_rotate(planes["rotated"], self.size), spec.dtype)
 
     def error_bound(self, x: Tensor) -> float:
         """Rounding of both rotations and of the result."""
@@ -118,12 +113,9 @@ def _rotate(x: Tensor, size: int) -> Tensor:
 
     Elementwise, so the result does not depend on the number of threads, as that of a matrix product may.
     """
-    blocks = x.reshape(*x.shape[:-1], x.shape[-1] // size, size)
-    half = 1
+    rotated, half = x, 1
     while half < size:
-        pairs = blocks.reshape(*blocks.shape[:-1], size // (2 * half), 2, half)
-        first, second = pairs[..., 0, :], pairs[..., 1, :]
-        blocks = torch.stack([first + second, first - second], dim=-2).reshape(blocks.shape)
+        first, second = rotated.reshape(-1, 2, half).unbind(1)
+        rotated = torch.stack([first + second, first - second], dim=1)
         half *= 2
-    rotated: Tensor = (blocks * size**-0.5).reshape(x.shape)
-    return rotated
+    return (rotated * size**-0.5).reshape(x.shape)

@@ -6,6 +6,7 @@ import doctest
 import importlib.util
 import re
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 import stackc
 from stackc.core import registry
 from stackc.core.registry import find, names
-from stackc.testing import check_frozen, standard_planes, write_frozen
+from stackc.testing import check_frozen, standard_planes, transform_checks, write_frozen
 from stackc.util.errors import StackcError
 from tests.docs.conftest import HADAMARD
 
@@ -70,7 +71,28 @@ def test_the_code_of_the_page_is_the_code_of_the_package(file):
     ]
     assert wanted
     for block in wanted:
+        block = block[block.find("    name: ClassVar") :] if "class Hadamard(Transform" in block else block
         assert _is_part_of(_normalised(block), whole), block
+
+
+def _first_transform():
+    (block,) = re.findall(r"```python\n((?:(?!```).)*class Hadamard\(Transform.*?)```", PAGE, re.DOTALL)
+    return block
+
+
+@pytest.mark.parametrize("name", ["plan", "round trip", "layout", "gradient", "straight through", "edge planes"])
+def test_the_first_transform_of_the_page_conforms_as_it_stands(name):
+    module = types.ModuleType("first_transform")
+    exec(compile(_first_transform(), "first_transform", "exec"), vars(module))
+    checks = {check.name: check for check in transform_checks(module.Hadamard(size=8))}
+    assert not {"hold", "settle", "options", "narrowed"} & set(checks)
+    checks[name]()
+
+
+def test_the_first_transform_of_the_page_ends_at_decode_and_is_short():
+    block = _first_transform()
+    assert re.findall(r"^    def (\w+)", block, re.MULTILINE) == ["plan", "encode", "decode"]
+    assert len(block.splitlines()) <= 50
 
 
 def test_a_file_without_the_package_names_what_is_missing(tmp_path, monkeypatch):

@@ -37,4 +37,4 @@ class Counted(Packer, frozen=True):
         return raw().unpack(body, spec)
 
     def side_bytes(self, data: bytes, spec: PlaneSpec) -> int:
-        return 4
+        return min(4, len(data))

@@ -96,7 +96,7 @@ def test_row_weights_decide_which_columns_matter():
     x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     prune = Prune(columns=0.5)
     assert prune.encode(x)["mask"].tolist() == [False, True]
-    assert prune.encode(x, torch.tensor([9.0, 1.0]))["mask"].tolist() == [True, False]
+    assert prune.encode(x, Known(torch.tensor([9.0, 1.0])))["mask"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize("axis", ["rows", "columns"])

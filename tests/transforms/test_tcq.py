@@ -237,7 +237,7 @@ def test_only_the_proportions_of_the_weights_matter(factor):
     codes = tcq.encode(x, Known(weights * factor))["codes"]
     assert torch.equal(codes, tcq.encode(x, Known(weights))["codes"])
     assert not codes[0].any()  # its weight is 0: the cheapest codes are as good as any
-    assert torch.equal(tcq.encode(x, torch.full((30,), factor))["codes"], tcq.encode(x)["codes"])
+    assert torch.equal(tcq.encode(x, Known(torch.full((30,), factor)))["codes"], tcq.encode(x)["codes"])
 
 
 def test_sampled_statistics_are_as_good_as_those_of_the_whole_plane(monkeypatch):

@@ -22,7 +22,7 @@ class Ladder(Generic[Value]):
     Parameters
     ----------
     options : sequence of Transform
-        What `Transform.options` gives; at least one.
+        What `stackc.core.abilities.Allocated.options` gives; at least one.
 
     Examples
     --------
