@@ -90,10 +90,15 @@ def inspect(
     tensor: Annotated[str | None, typer.Option(metavar="GLOB", help="Only tensors with such a name.")] = None,
     as_json: JsonOption = False,
     graph: Annotated[
-        str | None,
+        bool, typer.Option("--graph", help="Draw which tensors share planes instead, as Mermaid text.")
+    ] = False,
+    drawing: Annotated[
+        Path | None,
         typer.Option(
+            "--output",
+            "-o",
             metavar="FILE",
-            help="Draw which tensors share planes: to a .svg or .mmd file, or as Mermaid text to the output for '-'.",
+            help="Where --graph draws to: a .svg picture or a .mmd text.",
             show_default=False,
         ),
     ] = None,
@@ -105,8 +110,10 @@ def inspect(
     from stackc.reporting.shares import shares
 
     file = artifact_path(file)
-    if graph is not None:
-        _draw(file, graph)
+    if drawing is not None and not (graph and drawing.suffix in (".svg", ".mmd")):
+        raise typer.BadParameter("it takes a .svg or .mmd file, for --graph", param_hint="--output")
+    if graph:
+        _draw(file, drawing)
         return
     with Artifact(file) as artifact:
         others = _other_names(artifact)
@@ -154,7 +161,7 @@ def _other_names(artifact: Artifact) -> dict[str, list[str]]:
     return others
 
 
-def _draw(file: Path, target: str) -> None:
+def _draw(file: Path, target: Path | None) -> None:
     """Write the graph of a file where it is wanted."""
     from stackc.artifact.reader import Artifact
     from stackc.cli.terminal import output
@@ -164,11 +171,9 @@ def _draw(file: Path, target: str) -> None:
     from stackc.util.partial import atomic_file
     from stackc.util.paths import user_path
 
-    if target != "-" and not target.endswith((".svg", ".mmd")):
-        raise typer.BadParameter(f"{target!r} is neither '-' nor a .svg or .mmd file", param_hint="--graph")
     with Artifact(file) as artifact:
         graph = graph_of(artifact)
-    if target == "-":
+    if target is None:
         output().print(mermaid(graph), end="", markup=False, highlight=False, soft_wrap=True)
         return
     path = user_path(target)

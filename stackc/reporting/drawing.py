@@ -78,10 +78,9 @@ def _columns(graph: DiGraph[str]) -> list[list[str]]:
     import networkx
 
     bases = [node for node in graph if graph.nodes[node]["box"].kind == "base"]
-    inner = graph.subgraph([node for node in graph if node not in bases])
-    tensors = [node for node in inner if graph.nodes[node]["box"].kind == "tensor"]
-    columns = [[*tensors]]
-    shared = inner.subgraph([node for node in inner if node not in tensors])
+    tensors = [node for node in graph if graph.nodes[node]["box"].kind == "tensor"]
+    columns = [tensors]
+    shared = graph.subgraph([node for node in graph if graph.nodes[node]["box"].kind == "shared"])
     place = {node: number for number, node in enumerate(graph)}
     columns += [sorted(column, key=place.__getitem__) for column in networkx.topological_generations(shared)]
     return [column for column in (*columns, bases) if column]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Boxes of tensors that are drawn apart by their names; where there are more, those with one stack are one box.
 MOST_BOXES = 24
-_LONGEST = 44
+_LONGEST = 60
 
 
 class Box(NamedTuple):
@@ -102,4 +102,5 @@ def _grouped(artifact: Artifact) -> dict[_Group, list[str]]:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    half = _LONGEST // 2 - 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
