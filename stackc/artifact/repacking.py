@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from stackc.artifact.decoder import StoredPlane
 from stackc.artifact.reader import Artifact
 from stackc.artifact.shared import SharedPlanes
 from stackc.artifact.writer import ArtifactWriter
