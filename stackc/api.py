@@ -25,6 +25,10 @@ from stackc.util.progress import Progress
 if TYPE_CHECKING:
     from torch import nn
 
+    from stackc.models import Reference
+
+    BaseModels = str | Path | nn.Module | Reference | Sequence[str | Path | nn.Module | Reference] | None
+
 
 def compress(
     model: str | nn.Module,
@@ -105,7 +109,9 @@ def compress(
     return artifact, result.report
 
 
-def open(path: str | Path, *, max_bytes: int | None = None) -> Artifact:  # noqa: A001 - the name zarr, gzip and PIL use
+def open(  # noqa: A001 - the name zarr, gzip and PIL use
+    path: str | Path, *, max_bytes: int | None = None, base: BaseModels = None
+) -> Artifact:
     """Open a ``.stackc`` file as a mapping from names to tensors; each is decoded when it is asked for.
 
     Parameters
@@ -115,11 +121,14 @@ def open(path: str | Path, *, max_bytes: int | None = None) -> Artifact:  # noqa
     max_bytes : int, optional
         Refuse a file whose tensors would take more than this, instead of 64 MiB plus 4,096 times the file's size. A larger
         number also allows what decoding so much takes on the way.
+    base : str, nn.Module, Reference or sequence of them, optional
+        The models that the file differs from and does not hold, where it is a delta: anything that ``stackc run --model``
+        takes. A model with other weights than the file was made against is refused.
 
     Raises
     ------
     ArtifactError
-        If it is no artifact, or is damaged.
+        If it is no artifact, is damaged, or needs another base model.
 
     Examples
     --------
@@ -131,11 +140,22 @@ def open(path: str | Path, *, max_bytes: int | None = None) -> Artifact:  # noqa
     ...         list(artifact), artifact["bias"].shape
     (['weight', 'bias'], torch.Size([2]))
     """
-    return Artifact(path, max_bytes=max_bytes)
+    return Artifact(path, max_bytes=max_bytes, base=_references(base))
 
 
-def load(path: str | Path) -> nn.Module:
+def _references(base: BaseModels) -> list[Reference]:
+    from stackc.models import Reference, open_reference
+
+    if base is None:
+        return []
+    models = [base] if isinstance(base, str) or not isinstance(base, Sequence) else base
+    return [model if isinstance(model, Reference) else open_reference(model) for model in models]
+
+
+def load(path: str | Path, *, base: BaseModels = None) -> nn.Module:
     """The model in a ``.stackc`` file, in evaluation mode; needs neither the reference nor data nor the network.
+
+    A file that is a delta needs its ``base``; see `open`.
 
     Raises
     ------
@@ -144,5 +164,5 @@ def load(path: str | Path) -> nn.Module:
     ModelError
         If it holds tensors without an architecture.
     """
-    with Artifact(path) as artifact:
+    with open(path, base=base) as artifact:
         return artifact.build()

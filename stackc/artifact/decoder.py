@@ -88,8 +88,8 @@ class Decoder:
             raise ArtifactError(
                 f"{self._file} is damaged: the planes of {entry.title} would take more than {MAX_PLANES} times its own bytes"
             )
-        starts = accumulate(entry.lengths[:-1], initial=entry.start)
-        return [StoredPlane(*triple) for triple in zip(fitted.planes, starts, entry.lengths, strict=True)]
+        starts = accumulate(entry.lengths, initial=entry.start)  # and the end, where nothing starts
+        return [StoredPlane(*triple) for triple in zip(fitted.planes, starts, entry.lengths, strict=False)]
 
     def plane_bytes(self, plane: StoredPlane) -> bytes:
         """Packed bytes of a plane, checked."""

@@ -78,13 +78,13 @@ class Artifact(Mapping[str, "Tensor"]):
             for reference in [base] if isinstance(base, Reference) else base or ():
                 self.attach(reference)
         except OSError as error:
-            self.close()
+            self._close()
             raise ArtifactError(f"{self.path} cannot be read: {error.strerror}") from error
         except MemoryError as error:
-            self.close()
+            self._close()
             raise ArtifactError(f"{self.path.name} lists more than fits in memory") from error
         except BaseException:
-            self.close()
+            self._close()
             raise
 
     def _open(self, max_bytes: int | None) -> None:

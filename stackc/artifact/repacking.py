@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stackc.artifact.reader import Artifact
+from stackc.artifact.shared import SharedPlanes
 from stackc.artifact.writer import ArtifactWriter
 from stackc.core.planes import to_bytes
 from stackc.core.registry import find_packer
+from stackc.core.spec import PlaneSpec
 from stackc.core.stack import Leaf, PlannedPlane, Stack, replace
 from stackc.util.errors import ArtifactError, DependencyError, OutputError, StackcError
 from stackc.util.isolation import isolated
@@ -98,15 +101,22 @@ def repack(
         others: dict[str, list[str]] = {}
         for other, first in artifact.ties.items():
             others.setdefault(first, []).append(other)
-        names = list(artifact.specs)
-        repacked = map_ordered(
-            lambda name: _repacked(artifact, name), names, size=lambda name: artifact.specs[name].nbytes
-        )
-        for name, tensor in zip(names, repacked, strict=True):
+        for name, tensor in _all_repacked(artifact, artifact, artifact.specs):
             writer.add([name, *others.get(name, [])], artifact.specs[name], tensor.stack, tensor.planes)
             planes += len(tensor.planes)
             smaller += tensor.smaller
             advance(artifact.specs[name].nbytes)
+        stored = {name: spec for name, spec in artifact.shared.specs.items() if artifact.shared.outside(name) is None}
+        again = dict(_all_repacked(artifact, artifact.shared, stored))
+        for name, spec in artifact.shared.specs.items():
+            outside = artifact.shared.outside(name)
+            if outside is not None:
+                writer.add_outside(name, spec, *outside)
+                continue
+            tensor = again[name]
+            writer.add_shared(name, spec, tensor.stack, tensor.planes)
+            planes += len(tensor.planes)
+            smaller += tensor.smaller
         files = {name: artifact.bundled_file(name) for name in artifact.bundled}
         before, after = artifact.file_bytes, writer.projected_bytes(files)
         if after < before:
@@ -126,9 +136,18 @@ def _require_free(source: Path, target: Path, overwrite: bool) -> None:
         raise OutputError(f"{target} exists already; choose another name, or say that it may be overwritten")
 
 
-def _repacked(artifact: Artifact, name: str) -> _Tensor:
-    stack, planes, smaller = artifact.stack(name), [], 0
-    for stored in artifact.planes(name):
+def _all_repacked(
+    artifact: Artifact, source: Artifact | SharedPlanes, specs: Mapping[str, PlaneSpec]
+) -> Iterator[tuple[str, _Tensor]]:
+    """Tensors or shared planes of the file with their planes packed again."""
+    repacked = map_ordered(lambda name: _repacked(artifact, source, name), specs, size=lambda name: specs[name].nbytes)
+    return zip(specs, repacked, strict=True)
+
+
+def _repacked(artifact: Artifact, source: Artifact | SharedPlanes, name: str) -> _Tensor:
+    stack, planes, smaller = source.stack(name), [], 0
+    assert stack is not None  # what lies outside of the file is not packed
+    for stored in source.planes(name):
         data, planned = artifact.plane_bytes(stored), stored.planned
         plane = _unpacked(artifact, name, planned, data)
         packer, made = find_packer("auto").choose(plane, planned.spec)

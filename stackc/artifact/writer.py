@@ -18,7 +18,7 @@ from stackc.artifact.container import BlockChecksums, compress, frame_manifest
 from stackc.artifact.manifest import DTYPES, KINDS, BaseEntry, Manifest, SharedEntry, TensorEntry, pack_config
 from stackc.artifact.order import numbered
 from stackc.core.spec import PlaneSpec
-from stackc.core.stack import Stack, shared_planes, to_wire
+from stackc.core.stack import Stack, shared_name, shared_planes, to_wire
 from stackc.util.errors import OutputError
 from stackc.util.output import writing
 from stackc.util.partial import atomic_file
@@ -190,6 +190,10 @@ class ArtifactWriter:
         bundle = self._files | {name: (compress(content), len(content)) for name, content in files.items()}
         head, size = self._head(self._order(), bundle)
         return len(head) + size
+
+    def file_names(self) -> dict[str, str]:
+        """What a reader calls the shared planes of the file, by their names here; those that it leaves out are not in it."""
+        return {name: shared_name(number) for number, name in enumerate(self._order())}
 
     def _order(self) -> list[str]:
         """The shared planes in the order of the file."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stackc.cli.options import BaseOption, open_bases
 from stackc.cli.verify import ArtifactArgument, artifact_path
 from stackc.util.nearest import nearest
 
@@ -56,6 +57,7 @@ def decode(
             help="The original model's folder: copy from it whatever lies beside the weights and is not in the file, code too.",
         ),
     ] = None,
+    base: BaseOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -69,7 +71,7 @@ def decode(
     from stackc.util.paths import user_path
 
     file = artifact_path(file)
-    with Artifact(file) as artifact:
+    with Artifact(file, base=open_bases(base)) as artifact:
         as_folder = _as_folder(to, output, artifact.config is not None)
         target = user_path(output) if output else Path(file.stem if as_folder else f"{file.stem}{_SUFFIX}")
         extra: dict[str, bytes | Path] = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from stackc.cli.options import JsonOption
+from stackc.cli.options import BaseOption, JsonOption, open_bases
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +53,7 @@ def evaluate(
     reference: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Compare with this model on the same rows.")
     ] = None,
+    base: BaseOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,7 +68,7 @@ def evaluate(
     judge = open_task(task)
     judge.check()
     with isolated(), showing_progress(quiet=quiet) as progress:
-        subject = _open(target)
+        subject = _open(target, base)
         other = None if reference is None else _open(reference)
         for model in (subject.model, *(() if other is None else (other.model,))):
             judge.check_model(model)
@@ -101,13 +102,13 @@ def evaluate(
         say(console, f"naming the most frequent class everywhere would reach {100 * score.majority:.1f} %")
 
 
-def _open(name: str) -> _Subject:
+def _open(name: str, base: list[str] | None = None) -> _Subject:
     from stackc.artifact.reader import Artifact
     from stackc.models import open_reference
 
     file = _artifact(name)
     if file is not None:
-        with Artifact(file) as artifact:
+        with Artifact(file, base=open_bases(base)) as artifact:
             return _Subject(name, artifact.build(), artifact.tokenizer())
     reference = open_reference(name)
     return _Subject(name, reference.build(), reference.tokenizer())

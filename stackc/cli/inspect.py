@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -14,7 +15,9 @@ from stackc.cli.verify import ArtifactArgument, artifact_path
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from stackc.artifact.decoder import StoredPlane
     from stackc.artifact.reader import Artifact
+    from stackc.core.stack import SharedUse
     from stackc.reporting.report import ByteRow
 
 _CONFIG_KEYS = ("architectures", "model_type", "hidden_size", "num_hidden_layers", "vocab_size", "num_labels")
@@ -31,8 +34,30 @@ class InspectedPlane(msgspec.Struct, frozen=True):
     bits_per_element: float | None
 
 
+class InspectedUse(msgspec.Struct, frozen=True):
+    """A reference of a tensor or a shared plane to a shared plane."""
+
+    path: str
+    plane: str
+    spec: str
+
+
+class InspectedShared(msgspec.Struct, frozen=True, kw_only=True):
+    """A plane that stacks refer to: ``bytes`` are those that are stored for it, ``base`` names the model it lies in."""
+
+    name: str
+    spec: str
+    stack: str | None
+    users: int
+    bytes: int
+    planes: list[InspectedPlane]
+    shared: list[InspectedUse]
+    base: str | None = None
+    base_tensor: str | None = None
+
+
 class InspectedTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """One tensor of a file."""
+    """One tensor of a file. ``bytes`` are those of its planes and ``shared_bytes``, its part of the planes that it shares."""
 
     name: str
     ties: list[str]
@@ -40,6 +65,8 @@ class InspectedTensor(msgspec.Struct, frozen=True, kw_only=True):
     stack: str
     bytes: int
     planes: list[InspectedPlane]
+    shared_bytes: int = 0
+    shared: list[InspectedUse] = []
 
 
 class Inspected(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,21 +81,43 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     bundled: list[str]
     bytes: list[ByteRow]
     tensors: list[InspectedTensor]
+    shared: list[InspectedShared] = []
+    bases: dict[str, str] = {}
 
 
 def inspect(
     file: ArtifactArgument,
     tensor: Annotated[str | None, typer.Option(metavar="GLOB", help="Only tensors with such a name.")] = None,
     as_json: JsonOption = False,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Draw which tensors share planes instead, as Mermaid text.")
+    ] = False,
+    drawing: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where --graph draws to: a .svg picture or a .mmd text.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Show what is in a file: its model, its bytes, and the stack of every tensor."""
     from stackc.artifact.reader import Artifact
     from stackc.cli.terminal import write_json
     from stackc.reporting.accounting import byte_rows
+    from stackc.reporting.shares import shares
 
     file = artifact_path(file)
+    if drawing is not None and not (graph and drawing.suffix in (".svg", ".mmd")):
+        raise typer.BadParameter("it takes a .svg or .mmd file, for --graph", param_hint="--output")
+    if graph:
+        _draw(file, drawing)
+        return
     with Artifact(file) as artifact:
         others = _other_names(artifact)
+        costs = shares(artifact).tensors
         result = Inspected(
             file=str(file),
             kind=artifact.kind,
@@ -78,7 +127,11 @@ def inspect(
             ratio=artifact.nbytes / artifact.file_bytes,
             bundled=list(artifact.bundled),
             bytes=byte_rows(artifact),
-            tensors=[_tensor(artifact, name, others.get(name, [])) for name in _chosen(artifact, tensor, others)],
+            tensors=[
+                _tensor(artifact, name, others.get(name, []), costs[name]) for name in _chosen(artifact, tensor, others)
+            ],
+            shared=[_shared(artifact, name) for name in artifact.shared],
+            bases={base.sha256: base.hint for base in artifact.bases},
         )
     if as_json:
         write_json(result)
@@ -108,10 +161,28 @@ def _other_names(artifact: Artifact) -> dict[str, list[str]]:
     return others
 
 
-def _tensor(artifact: Artifact, name: str, ties: list[str]) -> InspectedTensor:
-    from stackc.core.stack import describe
+def _draw(file: Path, target: Path | None) -> None:
+    """Write the graph of a file where it is wanted."""
+    from stackc.artifact.reader import Artifact
+    from stackc.cli.terminal import output
+    from stackc.reporting.drawing import mermaid, svg
+    from stackc.reporting.graph import graph_of
+    from stackc.util.output import writing
+    from stackc.util.partial import atomic_file
+    from stackc.util.paths import user_path
 
-    planes = [
+    with Artifact(file) as artifact:
+        graph = graph_of(artifact)
+    if target is None:
+        output().print(mermaid(graph), end="", markup=False, highlight=False, soft_wrap=True)
+        return
+    path = user_path(target)
+    with writing(path), atomic_file(path) as temporary:
+        temporary.write_text(svg(graph) if path.suffix == ".svg" else mermaid(graph), encoding="utf-8")
+
+
+def _planes(stored: Iterable[StoredPlane]) -> list[InspectedPlane]:
+    return [
         InspectedPlane(
             plane.planned.path,
             str(plane.planned.spec),
@@ -120,15 +191,45 @@ def _tensor(artifact: Artifact, name: str, ties: list[str]) -> InspectedTensor:
             plane.length,
             8 * plane.length / plane.planned.spec.numel if plane.planned.spec.numel else None,
         )
-        for plane in artifact.planes(name)
+        for plane in stored
     ]
+
+
+def _uses(uses: Iterable[SharedUse]) -> list[InspectedUse]:
+    return [InspectedUse(use.path, use.plane, str(use.spec)) for use in uses]
+
+
+def _shared(artifact: Artifact, name: str) -> InspectedShared:
+    from stackc.core.stack import describe
+
+    shared, stack, outside = artifact.shared, artifact.shared.stack(name), artifact.shared.outside(name)
+    planes = _planes(shared.planes(name))
+    return InspectedShared(
+        name=name,
+        spec=str(shared.specs[name]),
+        stack=None if stack is None else describe(stack),
+        users=shared.usage.users[shared.numbers[name]],
+        bytes=sum(plane.bytes for plane in planes),
+        planes=planes,
+        shared=_uses(shared.uses(name)),
+        base=None if outside is None else outside[0].sha256,
+        base_tensor=None if outside is None else outside[1],
+    )
+
+
+def _tensor(artifact: Artifact, name: str, ties: list[str], shared_bytes: int) -> InspectedTensor:
+    from stackc.core.stack import describe
+
+    planes = _planes(artifact.planes(name))
     return InspectedTensor(
         name=name,
         ties=ties,
         spec=str(artifact.specs[name]),
         stack=describe(artifact.stack(name)),
-        bytes=sum(plane.bytes for plane in planes),
+        bytes=sum(plane.bytes for plane in planes) + shared_bytes,
         planes=planes,
+        shared_bytes=shared_bytes,
+        shared=_uses(artifact.uses(name)),
     )
 
 
@@ -150,6 +251,11 @@ def _show(result: Inspected) -> None:
     console.print()
     console.print(byte_rows_table(result.bytes))
     console.print()
+    for sha256, hint in result.bases.items():
+        say(
+            console,
+            f"needs the base model sha256:{sha256[:16]}...{f' (it was {printable(hint)})' if hint else ''} to decode",
+        )
     console.print(_tensor_table(result))
     shown = sum(tensor.bytes for tensor in result.tensors)
     say(console, f"{plural(len(result.tensors), 'tensor')} shown: {shown:,} bytes ({size_text(shown)})")
@@ -175,11 +281,41 @@ def _tensor_table(result: Inspected) -> Table:
         names = " = ".join([tensor.name, *tensor.ties])
         table.add_row(Names(names, style="bold"), Names(tensor.spec), "", Text(f"{tensor.bytes:,}", style="bold"), "")
         single = len(tensor.planes) == 1 and not tensor.planes[0].path
-        if not single:
+        whole = len(tensor.shared) == 1 and not tensor.shared[0].path
+        if not single and not whole:
             table.add_row(Names(f"  {tensor.stack}", style="dim"), "", "", "", "")
         for plane in tensor.planes:
             label = "  stored as it is" if single else f"  {plane.path}{' (side)' if plane.side else ''}"
             bits = "-" if plane.bits_per_element is None else three_digits(plane.bits_per_element)
             spec = "" if single else plane.spec
             table.add_row(Names(label), Names(spec), plane.packer, f"{plane.bytes:,}", bits)
+        _add_uses(table, tensor.shared, tensor.shared_bytes)
+    for shared in result.shared:
+        _add_shared(table, shared)
     return table
+
+
+def _add_uses(table: Table, uses: list[InspectedUse], shared_bytes: int | None) -> None:
+    from stackc.reporting.table import Names
+
+    for number, use in enumerate(uses):
+        cost = f"{shared_bytes:,}" if number == 0 and shared_bytes is not None else ""
+        table.add_row(Names(f"  {use.path or 'whole'} = {use.plane}"), Names(use.spec), "shared", cost, "")
+
+
+def _add_shared(table: Table, shared: InspectedShared) -> None:
+    from rich.text import Text
+
+    from stackc.reporting.table import Names
+    from stackc.util.humanise import plural, three_digits
+
+    title = f"{shared.name}, shared by {plural(shared.users, 'user')}"
+    table.add_row(Names(title, style="bold"), Names(shared.spec), "", Text(f"({shared.bytes:,})", style="bold"), "")
+    if shared.stack is None:
+        table.add_row(Names(f"  {shared.base_tensor} of the base model"), "", "", "", "")
+        return
+    table.add_row(Names(f"  {shared.stack}", style="dim"), "", "", "", "")
+    for plane in shared.planes:
+        bits = "-" if plane.bits_per_element is None else three_digits(plane.bits_per_element)
+        table.add_row(Names(f"  {plane.path or 'whole'}"), Names(plane.spec), plane.packer, f"({plane.bytes:,})", bits)
+    _add_uses(table, shared.shared, None)

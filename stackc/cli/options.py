@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 if TYPE_CHECKING:
+    from stackc.models import Reference
     from stackc.recipe.recipe import Recipe
     from stackc.tasks import Task
 
@@ -76,6 +77,15 @@ AllowCodeOption = Annotated[
         "--allow-code", help="Let the recipe name models as module:function, which runs that code; --model may always."
     ),
 ]
+BaseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base",
+        metavar="MODEL",
+        help="The model that the file differs from, where it needs one: whatever --model takes.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -106,6 +116,13 @@ def open_recipe(
     code = named_code(recipe)
     by_the_user = bool(code) and code <= {assignment.partition("=")[2].strip() for assignment in assignments or ()}
     return msgspec.structs.replace(recipe, allow_code=allow_code or by_the_user)
+
+
+def open_bases(models: Sequence[str] | None) -> list[Reference]:
+    """The models behind ``--base``."""
+    from stackc.models import open_reference
+
+    return [open_reference(model) for model in models or ()]
 
 
 def task_value(text: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from stackc.cli.options import BaseOption, open_bases
+
 ArtifactArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A .stackc file, or the folder of a run.")]
 
 
@@ -32,6 +34,7 @@ def artifact_path(path: Path) -> Path:
 
 def verify(
     file: ArtifactArgument,
+    base: BaseOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Decode every tensor and check every byte; exit code 1 if the file is damaged."""
@@ -43,8 +46,12 @@ def verify(
     from stackc.util.humanise import plural
 
     file = artifact_path(file)
-    with Artifact(file) as artifact, showing_progress(quiet=quiet) as progress:
+    with Artifact(file, base=open_bases(base)) as artifact, showing_progress(quiet=quiet) as progress:
         planes = sum(len(artifact.planes(name)) for name in artifact.specs)
+        planes += sum(len(artifact.shared.planes(name)) for name in artifact.shared)
+        unused = [name for name in artifact.shared if not artifact.shared.usage.users[artifact.shared.numbers[name]]]
+        for name in unused:
+            artifact.shared[name]
         tensors_digest = artifact.checksum(progress=progress)
         for name in artifact.bundled:
             artifact.bundled_file(name)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
+from stackc.artifact.decoder import StoredPlane
 from stackc.artifact.reader import Artifact
+from stackc.core.stack import SharedUse
 from stackc.models.companions import LEFT_BEHIND, is_kept
 from stackc.reporting.report import ByteRow
 
@@ -26,6 +29,32 @@ class _Total(msgspec.Struct, frozen=True):
         return _Total(self.count + count, self.bytes + size, entropy)
 
 
+class _Place(NamedTuple):
+    """What a shared plane is where it is used: its name there, and whether it is side information."""
+
+    plane: str
+    side: bool
+
+
+_WHOLE = _Place("", False)
+
+
+def _places(artifact: Artifact) -> dict[str, _Place]:
+    """What each shared plane is to the first that refers to it; users come before what they use."""
+    places: dict[str, _Place] = {}
+
+    def note(uses: Iterable[SharedUse], user: _Place) -> None:
+        for use in uses:
+            place = _Place(use.path.rpartition("/")[2] or user.plane, use.side or user.side)
+            places.setdefault(use.plane, place)
+
+    for tensor in artifact.specs:
+        note(artifact.uses(tensor), _WHOLE)
+    for name in artifact.shared:
+        note(artifact.shared.uses(name), places.setdefault(name, _WHOLE))
+    return places
+
+
 def byte_rows(artifact: Artifact, entropy_bits: Mapping[tuple[str, str], float] | None = None) -> list[ByteRow]:
     """Sum the bytes of a file by role, plane and packer.
 
@@ -34,7 +63,7 @@ def byte_rows(artifact: Artifact, entropy_bits: Mapping[tuple[str, str], float] 
     artifact : Artifact
         An open file.
     entropy_bits : mapping, optional
-        Order-0 entropy of planes by tensor and path, where known.
+        Order-0 entropy of planes by tensor, or by the file's name of a shared plane, and path; where known.
 
     Returns
     -------
@@ -47,15 +76,21 @@ def byte_rows(artifact: Artifact, entropy_bits: Mapping[tuple[str, str], float] 
         key = (role, plane, packer)
         totals[key] = totals.get(key, _Total()).plus(count, size, entropy)
 
-    for tensor in artifact.specs:
-        for stored in artifact.planes(tensor):
+    def add_planes(owner: str, planes: Iterable[StoredPlane], place: _Place) -> None:
+        for stored in planes:
             planned = stored.planned
-            name = planned.path.rpartition("/")[2]
+            name = planned.path.rpartition("/")[2] or place.plane
+            role = "side" if planned.side or place.side else "payload"
             tables = planned.packer.side_bytes(artifact.plane_bytes(stored), planned.spec)
-            known = (entropy_bits or {}).get((tensor, planned.path))
-            add("side" if planned.side else "payload", name, planned.packer.name, 1, stored.length - tables, known)
+            known = (entropy_bits or {}).get((owner, planned.path))
+            add(role, name, planned.packer.name, 1, stored.length - tables, known)
             if tables:
                 add("tables", "", planned.packer.name, 1, tables, None)
+
+    for tensor in artifact.specs:
+        add_planes(tensor, artifact.planes(tensor), _WHOLE)
+    for name, place in _places(artifact).items():
+        add_planes(name, artifact.shared.planes(name), place)
     add("container", "", "", 1, artifact.container_bytes, None)
     for name, size in artifact.bundled.items():
         # What every model keeps is a part of any file, as the manifest is; a tokenizer is there because somebody asked.

@@ -75,9 +75,9 @@ def test_truncations_say_so(small: Path, tmp_path) -> None:
 
 def test_a_newer_format_is_named(small: Path, tmp_path) -> None:
     data = bytearray(small.read_bytes())
-    data[len(MAGIC)] = 2
+    data[len(MAGIC)] = 3
     message = refused(bytes(data), tmp_path / "a.stackc")
-    assert "has format version 2, this release reads version 1; it is damaged or needs a newer stackc" in message
+    assert "has format version 3, this release reads versions 1 to 2; it is damaged or needs a newer stackc" in message
 
 
 @pytest.mark.parametrize(

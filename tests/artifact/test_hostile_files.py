@@ -121,7 +121,7 @@ def test_a_stack_is_parsed_once_for_all_tensors_of_a_shape(tmp_path: Path, monke
     parsed, fitted = [], []
     parse, fit = stacks.stages_of, stacks.fit
     monkeypatch.setattr(stacks, "stages_of", lambda wire: parsed.append(wire) or parse(wire))
-    monkeypatch.setattr(stacks, "fit", lambda stages, spec: fitted.append(spec) or fit(stages, spec))
+    monkeypatch.setattr(stacks, "fit", lambda stages, spec, shared: fitted.append(spec) or fit(stages, spec, shared))
     with Artifact(path) as artifact:
         assert len(artifact.state_dict(workers=1)) == 20
     assert len(parsed) == 1

@@ -12,7 +12,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,33 +90,43 @@ Manifest = tuple[
 ]
 
 
-class SecondDecoder:
-    """An opened file: ``names``, ``tensor(name)``, ``bundled(file name)``."""
+#: Stack, dtype, shape, lengths, bounds, base.
+Shared = tuple[int | None, int, list[int], list[int], int | None, int | None, tuple[int, str] | None]
 
-    def __init__(self, path: Path) -> None:
+#: The same, with the plane table and the bases.
+Manifest2 = tuple[(*Manifest.__args__, list[Shared], list[tuple[bytes, str]])]
+
+
+class SecondDecoder:
+    """An opened file: ``names``, ``tensor(name)``, ``bundled(file name)``; ``bases`` are base models by their SHA-256."""
+
+    def __init__(self, path: Path, bases: Mapping[str, Mapping[str, np.ndarray]] | None = None) -> None:
+        self.given = bases or {}
         data = path.read_bytes()
         need(data[:7] == MAGIC and len(data) >= 20, "magic")
-        need(data[7] == 1, "version")
+        need(data[7] in (1, 2), "version")
         compressed, size, checksum = struct.unpack_from("<III", data, 8)
         need(max(compressed, size) <= LARGEST_MANIFEST and 20 + compressed <= len(data), "manifest size")
         frame = data[20 : 20 + compressed]
         need(zlib.crc32(data[:16] + frame) == checksum, "header checksum")
         try:
-            manifest = msgspec.msgpack.decode(unzstd(frame, size), type=Manifest)
+            manifest = msgspec.msgpack.decode(unzstd(frame, size), type=Manifest if data[7] == 1 else Manifest2)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise Refused(f"manifest: {error}") from error
-        self.kind, self.config, self.stacks, first_names, self.tensors, ties, self.bundle, checksums = manifest
+        self.kind, self.config, self.stacks, first_names, self.tensors, ties, self.bundle, checksums = manifest[:8]
+        self.shared, self.bases = manifest[8:] or ([], [])
         need(self.kind in (0, 1, 2) and len(first_names) == len(self.tensors), "manifest")
-        need(len(self.stacks) <= len(self.tensors), "stacks")
+        need(len(self.stacks) <= len(self.tensors) + len(self.shared), "stacks")
         need(all(0 <= number < len(self.tensors) for number in ties.values()), "tie")
         for stack, dtype, shape, _ in self.tensors:
             need(0 <= stack < len(self.stacks) and 0 <= dtype < len(DTYPES), "tensor")
             need(len(shape) <= 64 and min(shape, default=0) >= 0, "shape")
+        self._check_shared()
         self.names: dict[str, int] = {**{name: number for number, name in enumerate(first_names)}, **ties}
         need(len(self.names) == len(first_names) + len(ties) and "__metadata__" not in self.names, "names")
         self.payload = data[20 + compressed :]
         need(all(BUNDLED.fullmatch(name) for name in self.bundle), "bundled name")
-        lengths = [length for entry in self.tensors for length in entry[3]]
+        lengths = [length for entry in (*self.tensors, *self.shared) for length in entry[3]]
         lengths += [packed for packed, _ in self.bundle.values()]
         need(min(lengths, default=0) >= 0 and sum(lengths) == len(self.payload), "file size")
         blocks = [self.payload[start : start + BLOCK] for start in range(0, len(self.payload), BLOCK)]
@@ -127,7 +137,50 @@ class SecondDecoder:
         stack, dtype, shape, lengths = self.tensors[number]
         start = sum(sum(entry[3]) for entry in self.tensors[:number])
         spec = Spec(tuple(shape), DTYPES[dtype], *((0, 1) if DTYPES[dtype] == "bool" else ()))
-        leaves = list(planned(self.stacks[stack], spec, 0))
+        return self._entry(stack, spec, lengths, start, 0, 0)
+
+    def _check_shared(self) -> None:
+        """The rules for the plane table and the bases."""
+        need(len(self.bases) <= min(64, len(self.shared)), "bases")
+        need(all(len(sha256) == 32 for sha256, _ in self.bases), "fingerprint")
+        for stack, dtype, shape, lengths, *_, base in self.shared:
+            need((stack is None) != (base is None), "stack or base")
+            need(stack is None or 0 <= stack < len(self.stacks), "stack of a shared plane")
+            need(base is None or (0 <= base[0] < len(self.bases) and not lengths), "base")
+            need(0 <= dtype < len(DTYPES) and len(shape) <= 64 and min(shape, default=0) >= 0, "shared plane")
+        for number in range(len(self.shared)):
+            self._shared_spec(number)
+
+    def _shared_spec(self, number: int) -> Spec:
+        _, dtype, shape, _, lo, hi, _ = self.shared[number]
+        name = DTYPES[dtype]
+        need((lo is None) == (hi is None), "bounds")
+        if lo is not None and hi is not None:
+            width = 8 * ITEM_BYTES[name]
+            least, most = (0, (1 << width) - 1) if name == "uint8" else (-(1 << (width - 1)), (1 << (width - 1)) - 1)
+            least, most = (0, 1) if name == "bool" else (least, most)
+            need(name not in REAL and least <= lo <= hi <= most, "bounds")
+        return Spec(tuple(shape), name, lo, hi)
+
+    def _shared_plane(self, number: int, depth: int) -> np.ndarray:
+        need(depth < 32, "chain")
+        spec, (stack, _, _, lengths, *_, base) = self._shared_spec(number), self.shared[number]
+        if base is not None:
+            plane = self.given[self.bases[base[0]][0].hex()][base[1]]
+            need(plane.shape == spec.shape, "tensor of the base")
+            return plane
+        assert stack is not None
+        start = sum(sum(entry[3]) for entry in (*self.tensors, *self.shared[:number]))
+        return self._entry(stack, spec, lengths, start, number + 1, depth + 1)
+
+    def _entry(self, stack: int, spec: Spec, lengths: list[int], start: int, first: int, depth: int) -> np.ndarray:
+        """A tensor or a shared plane, which may refer to shared planes from ``first`` on."""
+
+        def spec_of(number: int) -> Spec:
+            need(first <= number < len(self.shared), "reference")
+            return self._shared_spec(number)
+
+        leaves = list(planned(self.stacks[stack], spec, 0, spec_of))
         need(len(leaves) == len(lengths), "lengths")
         need(sum(leaf.nbytes for leaf in leaves) <= 64 * spec.nbytes + (1 << 20), "bytes of the planes")
 
@@ -138,10 +191,10 @@ class SecondDecoder:
                 at += length
 
         stored = planes()
-        return decode(self.stacks[stack], spec, lambda: next(stored))
+        return decode(self.stacks[stack], spec, lambda: next(stored), lambda number: self._shared_plane(number, depth))
 
     def bundled(self, file: str) -> bytes:
-        start = sum(sum(entry[3]) for entry in self.tensors)
+        start = sum(sum(entry[3]) for entry in (*self.tensors, *self.shared))
         for name, (packed, size) in self.bundle.items():
             if name == file:
                 return unzstd(self.payload[start : start + packed], size)
@@ -149,9 +202,12 @@ class SecondDecoder:
         raise KeyError(file)
 
 
-def planned(node: Any, spec: Spec, depth: int) -> Iterator[Spec]:
+def planned(node: Any, spec: Spec, depth: int, spec_of: Callable[[int], Spec]) -> Iterator[Spec]:
     """The specs of the leaves; refuses a node that does not have its form."""
     need(depth < 32, "depth")
+    if type(node) is int:
+        need(spec_of(node) == spec, "spec of a shared plane")
+        return
     need(isinstance(node, list) and len(node) in (3, 4), "node")
     name, version, config, *rest = node
     need(isinstance(name, str) and type(version) is int and isinstance(config, dict), "node")
@@ -163,7 +219,7 @@ def planned(node: Any, spec: Spec, depth: int) -> Iterator[Spec]:
     specs = configured(TRANSFORMS[name, version][0], spec, config)
     need(isinstance(rest[0], list) and len(specs) == len(rest[0]), "children")
     for child, below in zip(rest[0], specs, strict=True):
-        yield from planned(child, below, depth + 1)
+        yield from planned(child, below, depth + 1, spec_of)
 
 
 def configured(function: Callable[..., Any], spec: Spec, config: dict[str, Any]) -> Any:
@@ -174,14 +230,16 @@ def configured(function: Callable[..., Any], spec: Spec, config: dict[str, Any])
         raise Refused(f"configuration: {error}") from error
 
 
-def decode(node: list[Any], spec: Spec, next_bytes: Callable[[], bytes]) -> np.ndarray:
+def decode(node: Any, spec: Spec, next_bytes: Callable[[], bytes], shared: Callable[[int], np.ndarray]) -> np.ndarray:
+    if type(node) is int:
+        return shared(node)
     name, version, config, *rest = node
     if not rest:
         plane = configured(lambda spec, **fields: PACKERS[name, version](next_bytes(), spec, **fields), spec, config)
     else:
         plan, rebuild = TRANSFORMS[name, version]
         specs = plan(spec, **config)
-        children = [decode(child, below, next_bytes) for child, below in zip(rest[0], specs, strict=True)]
+        children = [decode(child, below, next_bytes, shared) for child, below in zip(rest[0], specs, strict=True)]
         plane = rebuild(children, spec, **config)
     need(plane.shape == spec.shape, "shape")
     if spec.span is not None and spec.numel:

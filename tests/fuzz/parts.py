@@ -14,10 +14,15 @@ MAGIC = b"\x93STACKC"
 BLOCK_BYTES = 1 << 16
 
 #: Items of a manifest.
-KIND, CONFIG, STACKS, NAMES, TENSORS, TIES, BUNDLE, CHECKSUMS = range(8)
+KIND, CONFIG, STACKS, NAMES, TENSORS, TIES, BUNDLE, CHECKSUMS, SHARED, BASES = range(10)
 
 #: Items of a tensor.
 STACK, DTYPE, SHAPE, LENGTHS = range(4)
+
+
+def entries(manifest: list[Any]) -> list[list[Any]]:
+    """Tensors and shared planes, which begin with the same items, in the order of the payload."""
+    return [*manifest[TENSORS], *(manifest[SHARED] if len(manifest) > SHARED else [])]
 
 
 class Parts(NamedTuple):
@@ -39,10 +44,10 @@ def header(compressed: bytes, size: int, version: int = 1, announced: int | None
     return start + struct.pack("<I", zlib.crc32(compressed, zlib.crc32(start)))
 
 
-def seal_bytes(manifest: bytes, payload: bytes) -> bytes:
+def seal_bytes(manifest: bytes, payload: bytes, version: int = 1) -> bytes:
     """A file with these bytes as its manifest."""
     compressed = _compressor().compress(manifest)
-    return header(compressed, len(manifest)) + compressed + payload
+    return header(compressed, len(manifest), version) + compressed + payload
 
 
 def checksums(payload: bytes) -> bytes:
@@ -57,7 +62,8 @@ def seal(manifest: Any, payload: bytes) -> bytes:
     """A file with this manifest and payload; the checksums are put in where the manifest has a place for them."""
     if isinstance(manifest, list) and len(manifest) > CHECKSUMS:
         manifest[CHECKSUMS] = checksums(payload)
-    return seal_bytes(msgspec.msgpack.encode(manifest), payload)
+    version = 2 if isinstance(manifest, list) and len(manifest) > SHARED else 1
+    return seal_bytes(msgspec.msgpack.encode(manifest), payload, version)
 
 
 def manifest_bytes(data: bytes) -> tuple[bytes, bytes]:
@@ -71,7 +77,7 @@ def split(data: bytes) -> Parts:
     """Parts of a good file."""
     encoded, payload = manifest_bytes(data)
     manifest = msgspec.msgpack.decode(encoded)
-    lengths = [length for entry in manifest[TENSORS] for length in entry[LENGTHS]]
+    lengths = [length for entry in entries(manifest) for length in entry[LENGTHS]]
     lengths += [packed for packed, _ in manifest[BUNDLE].values()]
     pieces, at = [], 0
     for length in lengths:
@@ -83,7 +89,7 @@ def split(data: bytes) -> Parts:
 def join(parts: Parts) -> bytes:
     """The file of these parts, with lengths and checksums that match the pieces."""
     pieces = iter(parts.pieces)
-    for entry in parts.manifest[TENSORS]:
+    for entry in entries(parts.manifest):
         entry[LENGTHS] = [len(next(pieces)) for _ in entry[LENGTHS]]
     for sizes in parts.manifest[BUNDLE].values():
         sizes[0] = len(next(pieces))

@@ -25,8 +25,9 @@ from torch import Tensor
 from stackc.artifact.reader import Artifact
 from stackc.artifact.writer import ArtifactWriter
 from stackc.core.planes import to_bytes
+from stackc.core.registry import find, find_packer
 from stackc.core.spec import PlaneSpec
-from stackc.core.stack import stored_planes
+from stackc.core.stack import Branch, Leaf, Ref, stored_planes
 from stackc.models import open_reference
 from stackc.recipe.parse import recipe_from
 from stackc.runs.pipeline import compress_to_file
@@ -259,6 +260,39 @@ def write_companions(folder: Path) -> Path:
     return path
 
 
+def write_shared_planes(folder: Path) -> Path:
+    """Planes that stacks refer to: one of two tensors and a plane of its own, a whole tensor, one with bounds."""
+    path = folder / "shared-planes.stackc"
+    raw, ans = Leaf(find_packer("raw")), Leaf(find_packer("ans"))
+    seed = find("seed").stage(rank=2, center=False)
+    tensor, basis = PlaneSpec((6, 5), "float32"), PlaneSpec((2, 5), "float32")
+    mask = PlaneSpec((6,), "bool", 0, 1)
+    rows = find("prune").stage(rows=1 / 3)
+    with ArtifactWriter(path, "module", None) as writer:
+        for name, stack in {"a": Ref("@basis"), "b": Ref("@again")}.items():
+            scores = to_bytes(whole(-5, 5, 6, 2))
+            writer.add(
+                [name, *(["tied"] if name == "a" else [])],
+                tensor,
+                Branch(seed, {"basis": stack, "scores": raw}),
+                [scores],
+            )
+        writer.add(["whole"], basis, Ref("@basis"), [])
+        pruned = {"mask": Ref("@mask"), "values": raw, "fallback": raw}
+        for name in ("c", "d"):
+            planes = [to_bytes(whole(-4, 4, 4, 5)), to_bytes(whole(-9, 9, 1, 5))]
+            writer.add([name], tensor, Branch(rows, pruned), planes)
+        kept = torch.tensor([True, False, True, True, False, True])
+        writer.add_shared("@mask", mask, ans, [ans.packer.pack(kept, mask)])
+        halves = PlaneSpec(basis.shape, "float16")
+        cast = find("cast").stage(to="float16")
+        writer.add_shared("@halves", halves, raw, [to_bytes(whole(-3, 3, 2, 5).half())])
+        for name in ("@basis", "@again"):
+            writer.add_shared(name, basis, Branch(cast, {"values": Ref("@halves")}), [])
+        writer.finish()
+    return path
+
+
 def expected(path: Path) -> Golden:
     """What a file decodes to today."""
     with Artifact(path) as artifact:
@@ -272,14 +306,20 @@ def expected(path: Path) -> Golden:
 
 def formats(nodes: list[Any]) -> set[str]:
     """``name@version`` of all stages below the nodes of a manifest."""
-    return {name for node in nodes for name in (f"{node[0]}@{node[1]}", *formats(node[3] if len(node) > 3 else []))}
+    stages = [node for node in nodes if not isinstance(node, int)]  # others are references
+    return {name for node in stages for name in (f"{node[0]}@{node[1]}", *formats(node[3] if len(node) > 3 else []))}
 
 
 def main() -> None:
     """Write what is not there yet."""
     FOLDER.mkdir(exist_ok=True)
     writers = {name: functools.partial(write, name, case) for name, case in cases().items()}
-    for name, write_to in {**writers, "whole-model": write_whole_model, "companions": write_companions}.items():
+    models = {
+        "whole-model": write_whole_model,
+        "companions": write_companions,
+        "shared-planes": write_shared_planes,
+    }
+    for name, write_to in {**writers, **models}.items():
         if not (FOLDER / f"{name}.json").exists():
             golden = msgspec.json.encode(expected(write_to(FOLDER)))
             (FOLDER / f"{name}.json").write_bytes(msgspec.json.format(golden) + b"\n")
