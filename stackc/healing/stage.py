@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from stackc.artifact.writer import ArtifactWriter
 from stackc.core.stack import join, stored_planes, with_transforms
 from stackc.core.transform import Transform
@@ -27,6 +29,7 @@ from stackc.models import open_reference
 from stackc.models.forward import padding_token, require_tokens
 from stackc.planning.encode import walk
 from stackc.planning.encode_model import write_tensor
+from stackc.planning.kept import hardened_bytes, prefix_key, read_hardened
 from stackc.planning.plan import Place, TensorPlan, address
 from stackc.planning.program import Program, Session
 from stackc.planning.settle import settle
@@ -35,6 +38,7 @@ from stackc.recipe.lock import settings_fingerprint, versions
 from stackc.tasks.calibration import named_weights
 from stackc.util.errors import ModelError, PlanError
 from stackc.util.lazy import torch
+from stackc.util.memo import key_of
 from stackc.util.parallel import map_ordered
 
 if TYPE_CHECKING:
@@ -81,7 +85,7 @@ def heal(program: Program, session: Session) -> tuple[Program, list[HealingSumma
     summaries = []
     for index in heal_stages(program.recipe):
         program = settle(program, session, until=index)
-        healed = Healing(program, session, index).run()
+        healed = Healing(program, session, index).recall_or_run()
         choices = {**program.choices, index: {**program.choices.get(index, {}), **healed.transforms}}
         trained = {**program.trained, index: healed.tensors}
         program = program.with_choices(choices)._replace(trained=trained)
@@ -112,8 +116,30 @@ class Healing:
             session.teacher if teacher is None else open_reference(teacher, allow_code=program.recipe.allow_code)
         )
 
-    def run(self) -> Healed:
-        """Train.
+    def recall_or_run(self) -> Healed:
+        """What an earlier run has left of the same training, or `run`."""
+        heal, session = self._settings, self._session
+        texts = training_texts(session.task, heal.data, heal.rows, heal.holdout, heal.augmented)
+        # The price of a bit goes by what later stages pack.
+        stages = len(self._program.recipe.stages) if heal.rate or heal.target_bytes else self._index + 1
+        key = key_of(
+            prefix_key(self._program, session, stages),
+            self._index,
+            texts.fingerprint,
+            self._teacher.fingerprint(),
+            torch.get_num_threads(),
+        )
+        session.trainings[self._index] = key
+        known = session.memo.recall("training", key)
+        if known is not None:
+            tensors, summary = read_hardened(known)
+            return Healed(tensors, msgspec.json.decode(summary, type=HealingSummary))
+        healed = self.run(texts)
+        session.memo.keep("training", key, hardened_bytes(healed.tensors, healed.summary))
+        return healed
+
+    def run(self, texts: TrainingTexts) -> Healed:
+        """Train on these texts.
 
         Raises
         ------
@@ -123,9 +149,9 @@ class Healing:
             If the model or the teacher does not run, or their classes differ.
         """
         with _accelerate_as_before():
-            return self._run()
+            return self._run(texts)
 
-    def _run(self) -> Healed:
+    def _run(self, texts: TrainingTexts) -> Healed:
         heal, index, session = self._settings, self._index, self._session
         plan, reference = self._program.plan, session.reference
         accelerator = _accelerator(heal, index)
@@ -155,7 +181,6 @@ class Healing:
                 if tensor.name in places and tensor.name not in tensors:
                     places[tensor.name].copy_(self._value(tensor, shared))
         student = Student(model, places, tensors, shared.values())
-        texts = training_texts(session.task, heal.data, heal.rows, heal.holdout, heal.augmented)
         rows = self._rows(texts.texts, model, heal.total_steps(len(texts.texts)))
         held_out = self._rows(texts.held_out, model)
         _require_classes(model, rows.logits, self._teacher, index)

@@ -13,6 +13,7 @@ from stackc.planning.trained import HardenedStages
 from stackc.recipe.recipe import Recipe
 from stackc.util.checkpoints import CheckpointFolder
 from stackc.util.clock import Clock
+from stackc.util.memo import Memo
 from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Session:
         Where trainings are continued from, and where they write checkpoints; nowhere without it.
     progress : Progress, optional
         Told what is going on.
+    memo : Memo, optional
+        Results of earlier runs; nothing is kept without it.
 
     Attributes
     ----------
@@ -106,6 +109,12 @@ class Session:
         Second moments by tensor, for calibrated stages.
     files : mapping
         Contents of the files that are bundled.
+    memo : Memo
+        Results of earlier runs.
+    key : str
+        Of all that results depend on beside the program.
+    trainings : dict
+        By stage, the keys of what trainings have left.
     clock : Clock
         Seconds of the parts of the run.
     resources : ExitStack
@@ -120,6 +129,7 @@ class Session:
         teacher: Reference | None = None,
         checkpoints: CheckpointFolder | None = None,
         progress: Progress | None = None,
+        memo: Memo | None = None,
     ) -> None:
         self.reference = reference
         self.task = task
@@ -129,6 +139,9 @@ class Session:
         self.weights: Sequence[Tensor | None] = ()
         self.moments: Mapping[str, Tensor] = {}
         self.files: Mapping[str, bytes] = {}
+        self.memo = memo or Memo()
+        self.key = ""
+        self.trainings: dict[int, str] = {}
         self.clock = Clock()
         self.resources = ExitStack()
 

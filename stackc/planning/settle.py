@@ -11,6 +11,7 @@ from stackc.core.packer import Packer
 from stackc.core.stack import Branch, Ref, node_at
 from stackc.core.transform import Transform, Weighted
 from stackc.planning.encode import walk
+from stackc.planning.kept import choices_bytes, prefix_key, read_choices
 from stackc.planning.plan import StagePlan, TensorPlan, address, planes_of_stage
 from stackc.planning.program import Program, Session
 from stackc.util.errors import PlanError, StackcError, TensorError
@@ -73,14 +74,23 @@ def settle(program: Program, session: Session, until: int | None = None) -> Prog
     made: dict[int, Mapping[str, Transform | Packer]] = dict(program.choices)
     for index, stage in enumerate(program.plan.stages[:until]):
         config = stage.config
-        if isinstance(config, Settling) and not config.settled and index not in made:
-            program = program.with_choices(made)
-            places = _places(program, index)
-            with _named(_LazyPlanes(program, session, index, places), index, stage) as planes:
-                made[index] = dict(config.settle(planes))
-        if isinstance(config, Sharing) and config.common:
-            program = program.with_choices(made)
-            program = program._replace(shared={**program.shared, **_common(program, session, index)})
+        unsettled = isinstance(config, Settling) and not config.settled and index not in made
+        shares = isinstance(config, Sharing) and bool(config.common)
+        if not unsettled and not shares:
+            continue
+        program = program.with_choices(made)
+        key = prefix_key(program, session, index + 1)
+        known = session.memo.recall("choices", key)
+        if known is not None:
+            chosen, shared = read_choices(known)
+        else:
+            chosen, shared = _chosen(program, session, index) if unsettled else {}, {}
+            if shares:
+                shared = _common(program.with_choices({**made, index: chosen} if unsettled else made), session, index)
+            session.memo.keep("choices", key, choices_bytes(chosen, shared))
+        if unsettled:
+            made[index] = chosen
+        program = program.with_choices(made)._replace(shared={**program.shared, **shared})
     if made:
         program = program.with_choices(made)
     for index, stage in enumerate(program.plan.stages[:until]):
@@ -108,6 +118,14 @@ def _named(planes: _LazyPlanes, index: int, stage: StagePlan) -> Iterator[_LazyP
         raise TensorError(f"stages[{index}] ({stage.stage.use}) on {planes.given}: {error}") from error
 
 
+def _chosen(program: Program, session: Session, index: int) -> dict[str, Transform | Packer]:
+    """What a stage chooses for each of its planes."""
+    stage = program.plan.stages[index]
+    assert isinstance(stage.config, Settling)
+    with _named(_LazyPlanes(program, session, index, _places(program, index)), index, stage) as planes:
+        return dict(stage.config.settle(planes))
+
+
 def _common(program: Program, session: Session, index: int) -> dict[str, Tensor]:
     """The planes that a stage's groups have in common, by name."""
     places = _places(program, index)
@@ -124,8 +142,6 @@ def _common(program: Program, session: Session, index: int) -> dict[str, Tensor]
         names[group] = refs
     found: dict[str, Tensor] = {}
     for group, members in users.items():
-        if all(name in program.shared for name in names[group].values()):
-            continue
         tensor, path = places[members[0]]
         config = tensor.steps[index][path]
         assert isinstance(config, Sharing)

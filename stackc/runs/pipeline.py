@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -14,9 +15,10 @@ from stackc.artifact.reader import Artifact
 from stackc.healing.checks import check_heal, heal_stages, size_notes, with_heal_sizes
 from stackc.healing.stage import heal
 from stackc.healing.summary import HealingSummary
-from stackc.planning.allocation.run import Allocation, allocate
+from stackc.planning.allocation.run import Allocation, KnownAllocation, allocate
 from stackc.planning.encode import is_calibrated
 from stackc.planning.encode_model import EncodedModel, encode_model
+from stackc.planning.kept import code_key, session_key
 from stackc.planning.program import Program, Session
 from stackc.planning.settle import settle
 from stackc.recipe.lock import check_locked_reference, lock_document, lock_notes, locked_choices, versions
@@ -28,11 +30,12 @@ from stackc.reporting.stage_rows import stage_rows
 from stackc.runs.stage_data import calibration_notes, stage_calibration, stage_weights
 from stackc.tasks import find_task
 from stackc.tasks.judge import Judge, prepare_judge
-from stackc.tasks.moments import second_moments
+from stackc.tasks.moments import Moments, second_moments
 from stackc.tasks.none import NoTask
 from stackc.tasks.row_weights import fingerprint
 from stackc.util.checkpoints import CheckpointFolder
 from stackc.util.errors import ModelError
+from stackc.util.memo import Memo, key_of
 from stackc.util.output import require_replaceable, writing
 from stackc.util.partial import partial_folder
 from stackc.util.progress import Progress
@@ -97,7 +100,7 @@ def compress_to_file(
     locked = locked_choices(recipe)
     program = Program.of(recipe, reference.specs, reference.ties, locked)
     task = find_task(recipe.task)
-    run = RunSession(reference, task, teacher=teacher, checkpoints=checkpoints, progress=progress)
+    run = RunSession(reference, task, teacher=teacher, checkpoints=checkpoints, progress=progress, memo=Memo.of_user())
     with run.clock.measure("fingerprint"):
         run.fingerprint = reference.fingerprint()
     check_locked_reference(recipe, reference.source, run.fingerprint)
@@ -152,7 +155,7 @@ class RunSession(Session):
         self.fingerprint = ""
         self.judge: Judge | None = None
         self.calibration: Calibration | None = None
-        self.allocation: Allocation | None = None
+        self.allocation: Allocation | KnownAllocation | None = None
         self.healed: list[HealingSummary] = []
         self.notes: list[str] = []
 
@@ -162,12 +165,23 @@ def calibrate(program: Program, run: RunSession) -> Program:
     run.calibration = stage_calibration(program.plan, run.task, run.reference)
     if run.calibration is not None:
         with run.clock.measure("calibrate"):
-            names = [tensor.name for tensor in program.plan.tensors if is_calibrated(tensor)]
-            run.moments = run.resources.enter_context(
-                second_moments(run.reference, run.calibration, names, run.progress)
-            )
+            run.moments = _moments(program, run, run.calibration)
         run.notes += calibration_notes(program.plan, run.moments)
     return program
+
+
+def _moments(program: Program, run: RunSession, calibration: Calibration) -> Moments:
+    names = [tensor.name for tensor in program.plan.tensors if is_calibrated(tensor)]
+    folder = run.resources.enter_context(TemporaryDirectory(prefix="stackc-moments-", ignore_cleanup_errors=True))
+    kept, key = Path(folder) / "moments", key_of(code_key(), run.fingerprint, calibration.fingerprint, names)
+    if run.memo.recall_file("moments", key, kept):
+        return Moments.read(kept)
+    moments = run.resources.enter_context(second_moments(run.reference, calibration, names, run.progress))
+    if run.memo.active:
+        moments.write(kept)
+        run.memo.keep_file("moments", key, kept)
+        kept.unlink()
+    return moments
 
 
 def weigh(program: Program, run: RunSession) -> Program:
@@ -177,6 +191,8 @@ def weigh(program: Program, run: RunSession) -> Program:
     run.files = run.reference.companion_contents()
     if "tokenizer" in program.recipe.bundle:
         run.files |= run.reference.tokenizer_contents()
+    if run.memo.active:
+        run.key = session_key(run, run.calibration.fingerprint if run.calibration is not None else "")
     return program
 
 

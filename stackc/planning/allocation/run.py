@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from stackc.core.transform import Transform, config_fields
 from stackc.planning.allocation.allocate import TOLERANCE, Allocator, Fit
@@ -11,6 +14,7 @@ from stackc.planning.allocation.fisher import POOL, fisher_information
 from stackc.planning.allocation.sensitivity import Sensitivity, WeightError
 from stackc.planning.allocation.summary import AllocationSummary
 from stackc.planning.allocation.unseen import counts_tokens, unseen_weights
+from stackc.planning.kept import Named, named, prefix_key, unnamed
 from stackc.planning.plan import Choices, Plan
 from stackc.planning.program import Program, Session
 from stackc.planning.settle import settle
@@ -19,6 +23,7 @@ from stackc.tasks.calibration import Calibration, calibration_batches
 from stackc.tasks.none import NoTask
 from stackc.tasks.phrases import whole_texts
 from stackc.util.errors import DataError, PlanError, RecipeError
+from stackc.util.memo import key_of
 
 if TYPE_CHECKING:
     from stackc.core.packer import Packer
@@ -30,6 +35,30 @@ _ATTEMPTS = 5
 
 #: Bytes that a corrected goal stays below the target, since a container is not quite predictable.
 _MARGIN = 32
+
+
+class KnownAllocation:
+    """Choices that an earlier run has found for the same target.
+
+    Parameters
+    ----------
+    choices : mapping
+        All choices, as a file of the right size was written with them.
+    summary : AllocationSummary
+        What was said of them.
+    """
+
+    def __init__(self, choices: Choices, summary: AllocationSummary) -> None:
+        self.choices = choices
+        self._summary = summary
+
+    def accept(self, size: int) -> bool:
+        """Yes: the file had the right size."""
+        return True
+
+    def summary(self, size: int) -> AllocationSummary:
+        """What was aimed at, reached and chosen, for the report."""
+        return msgspec.structs.replace(self._summary, bytes=size)
 
 
 class Allocation:
@@ -45,9 +74,14 @@ class Allocation:
         What losses were estimated by.
     made : mapping
         Choices of the stages that leave nothing open.
+    keep : callable
+        Told of the choices in the end, as `KnownAllocation` needs them.
     """
 
-    def __init__(self, allocator: Allocator, target: int, sensitivity: Sensitivity, made: Choices) -> None:
+    def __init__(
+        self, allocator: Allocator, target: int, sensitivity: Sensitivity, made: Choices, keep: Callable[[bytes], None]
+    ) -> None:
+        self._keep = keep
         self._allocator = allocator
         self._target = target
         self._sensitivity = sensitivity
@@ -70,11 +104,11 @@ class Allocation:
             If no choice was found that keeps to the target.
         """
         self._sizes.append(size)
-        if (1 - TOLERANCE) * self._target <= size <= self._target:
+        last = len(self._sizes) == _ATTEMPTS
+        if (0 if last else (1 - TOLERANCE) * self._target) <= size <= self._target:
+            self._keep(_kept(self.choices, self.summary(size)))
             return True
-        if len(self._sizes) == _ATTEMPTS:
-            if size <= self._target:
-                return True
+        if last:
             raise PlanError(
                 f"no choice was found for a file of at most {self._target:,} bytes: the files that were tried had "
                 f"{', '.join(f'{tried:,}' for tried in self._sizes)}; give a slightly different target"
@@ -101,7 +135,18 @@ class Allocation:
         )
 
 
-def allocate(program: Program, session: Session) -> Allocation | None:
+def _kept(choices: Choices, summary: AllocationSummary) -> bytes:
+    content = {stage: {plane: named(config) for plane, config in chosen.items()} for stage, chosen in choices.items()}
+    return msgspec.json.encode((content, summary))
+
+
+def _known(data: bytes) -> KnownAllocation:
+    content, summary = msgspec.json.decode(data, type=tuple[dict[int, dict[str, Named]], AllocationSummary])
+    choices = {stage: {plane: unnamed(one) for plane, one in chosen.items()} for stage, chosen in content.items()}
+    return KnownAllocation(choices, summary)
+
+
+def allocate(program: Program, session: Session) -> Allocation | KnownAllocation | None:
     """Choose what a recipe leaves to the rate allocation; None if that is nothing, or a lock holds the choices.
 
     Parameters
@@ -129,6 +174,12 @@ def allocate(program: Program, session: Session) -> Allocation | None:
     target = recipe.allocate.budget(reference.nbytes)
     program = settle(program, session, until=stages[0])
     pool = _pool(program.plan, task, reference)
+    # What is packed by the last stage decides what the first may take.
+    settings = [target, recipe.allocate, pool.fingerprint if pool is not None else ""]
+    key = key_of(prefix_key(program, session, len(recipe.stages)), *settings)
+    known = session.memo.recall("allocation", key)
+    if known is not None:
+        return _known(known)
     weights = session.weights
     if pool is None:
         sensitivity: Sensitivity = WeightError(reference)
@@ -140,7 +191,7 @@ def allocate(program: Program, session: Session) -> Allocation | None:
         weights = unseen_weights(program.plan, weights, task, reference.tokenizer(), pool)
     allocator = Allocator(program, session, sensitivity, weights)
     allocator.explore(target)
-    return Allocation(allocator, target, sensitivity, program.choices)
+    return Allocation(allocator, target, sensitivity, program.choices, partial(session.memo.keep, "allocation", key))
 
 
 def _pool(plan: Plan, task: Task, reference: Reference) -> Calibration | None:

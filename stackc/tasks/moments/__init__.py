@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from stackc.tasks.calibration import Calibration, named_weights
 from stackc.tasks.moments.gradients import embedding_gradients
@@ -48,6 +48,23 @@ class Moments(Mapping[str, "Tensor"]):
 
     def __len__(self) -> int:
         return len(self._sums)
+
+    def write(self, path: Path) -> None:
+        """Keep them in a file."""
+        distinct = {id(total): total for total in self._sums.values()}
+        numbers = {key: number for number, key in enumerate(distinct)}
+        content = {
+            "names": {name: numbers[id(total)] for name, total in self._sums.items()},
+            "sums": [total.state() for total in distinct.values()],
+        }
+        torch.save(content, path)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `write` kept; the file stays mapped into memory."""
+        content = torch.load(path, mmap=True, weights_only=True)
+        sums = [Sum.restored(*state) for state in content["sums"]]
+        return cls({name: sums[number] for name, number in content["names"].items()})
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from stackc.util.lazy import torch
 
@@ -54,3 +54,15 @@ class Sum:
         mean = self._matrix / self.count
         mean.diagonal().add_(self._even * mean.diagonal().mean())
         return mean
+
+    def state(self) -> tuple[int, float, Tensor]:
+        """All that there is to it, for `restored`; not a copy."""
+        assert self._matrix is not None
+        return self.count, self._even, self._matrix
+
+    @classmethod
+    def restored(cls, count: int, even: float, matrix: Tensor) -> Self:
+        """Inverse of `state`; nothing more can be added."""
+        found = cls(Path(), even)
+        found.count, found._matrix = count, matrix
+        return found
