@@ -24,6 +24,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STACKC_CACHE", str(folder))
+        patch.setenv("STACKC_CACHE_SIZE", "0")  # a test runs what it tests
         yield folder
 
 

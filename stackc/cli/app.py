@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from stackc.cli.cache import cache
 from stackc.cli.check import check
 from stackc.cli.compare import compare
 from stackc.cli.decode import decode
@@ -54,6 +55,7 @@ for _name, _command in (
     ("repack", repack),
     ("compare", compare),
     ("schema", schema),
+    ("cache", cache),
 ):
     app.command(_name)(guarded(_command))
 

@@ -234,7 +234,7 @@ class Healing:
         return {
             "stage": self._index,
             "settings": settings_fingerprint(self._program.recipe),
-            "reference": self._session.reference.fingerprint(),
+            "reference": self._session.fingerprint,
             "teacher": self._teacher.fingerprint(),
             "texts": texts.fingerprint,
             "versions": versions(),
@@ -247,7 +247,7 @@ class Healing:
             stage=self._index,
             latent=self._settings.latent,
             teacher=self._teacher.source,
-            stronger_teacher=self._teacher.fingerprint() != self._session.reference.fingerprint(),
+            stronger_teacher=self._teacher.fingerprint() != self._session.fingerprint,
             rows=len(texts.texts),
             held_out=len(texts.held_out),
             dropped=texts.dropped,

@@ -97,6 +97,8 @@ class Walker:
 
     Attributes
     ----------
+    stage : int
+        The stage that is next.
     zeroed : list of Zeroed
         What the stages so far have turned to zero in side information.
     """
@@ -113,6 +115,7 @@ class Walker:
         keep_inputs: bool = False,
     ) -> None:
         self.plan = plan
+        self.stage = 0
         self._shared = shared
         self.inputs: dict[str, Tensor] = {}
         self.zeroed: list[Zeroed] = []
@@ -297,7 +300,7 @@ def encode_tensor(walker: Walker, *, every_stage: bool = True, meter: MemoryMete
     Parameters
     ----------
     walker : Walker
-        At the beginning of a settled plan.
+        Of a settled plan; stages that are behind it leave nothing.
     every_stage : bool
         Whether to pack also what each stage but the last leaves behind.
     meter : MemoryMeter, optional
@@ -310,9 +313,11 @@ def encode_tensor(walker: Walker, *, every_stage: bool = True, meter: MemoryMete
     """
     plan = walker.plan
     packed: dict[tuple[str, Packer], tuple[Packer, bytes]] = {}
-    stacks, stages, seconds = [], [], []
+    stacks = list(plan.stacks[: walker.stage])
+    stages: list[tuple[bytes, ...]] = [()] * walker.stage
+    seconds = [0.0] * walker.stage
     last = len(plan.steps) - 1
-    for index, stack in enumerate(plan.stacks):
+    for index, stack in enumerate(plan.stacks[walker.stage :], walker.stage):
         begin = time.perf_counter()
         with meter.during(str(index)) if meter else nullcontext():
             walker.apply(index)

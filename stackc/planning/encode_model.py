@@ -13,10 +13,13 @@ from stackc.core.registry import find_packer
 from stackc.core.spec import PlaneSpec
 from stackc.core.stack import Stack
 from stackc.planning.encode import EncodedTensor, encode_tensor, walk
+from stackc.planning.kept import code_key, named, unnamed
 from stackc.planning.plan import TensorPlan
 from stackc.planning.program import Program, Session
+from stackc.planning.stage_files import ResultRecord, StageFiles, StageRecord
 from stackc.planning.zeroed import Zeroed
 from stackc.util.errors import TensorError
+from stackc.util.memo import key_of
 from stackc.util.parallel import map_ordered
 from stackc.util.peak_memory import MemoryMeter
 
@@ -77,34 +80,45 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
     StackcError
         In one sentence, with stage and tensor.
     """
+    files = StageFiles(program, session, paths)
+    lossless = session.memo.recall("lossless", lossless_key := _lossless_key(session))
+    if files.complete is not None and lossless is not None:
+        return _recalled(files.records, int(lossless))
     plan, reference = program.plan, session.reference
-    first = len(plan.stages) - len(paths)
+    if files.complete is not None:
+        files.records.pop()
+    first = files.done or len(plan.stages) - len(paths)
+    paths = paths[len(files.records) :]
     kept, tokenizer = reference.companion_contents(), reference.tokenizer_contents()
-    seconds = [0.0] * len(plan.stages)
+    before = files.records[-1] if files.records else StageRecord(0, [], {}, [])
+    seconds = before.seconds + [0.0] * (len(plan.stages) - len(before.seconds))
     entropy: dict[tuple[str, str], float] = {}
     plane_bytes: dict[tuple[str, str], int] = {}
-    lossless_bytes = 0
+    lossless_payload = int(lossless or 0)
     packers: dict[int, dict[str, Packer]] = {}
-    zeroed: list[Zeroed] = []
+    zeroed = list(before.zeroed)
 
     with ExitStack() as stack:
         meter = stack.enter_context(MemoryMeter())
         advance = stack.enter_context(session.progress.task("encode", reference.nbytes))
         writers = [stack.enter_context(ArtifactWriter(path, reference.kind, reference.config)) for path in paths]
+        artifact = stack.enter_context(files.open()) if files.records else None
 
         def one(tensor: TensorPlan) -> tuple[EncodedTensor, int]:
             try:
                 packed = 0
-                if not tensor.is_shared:
+                if not tensor.is_shared and lossless is None:
                     packed = len(_lossless(tensor.spec).pack(reference.tensor(tensor.name), tensor.spec))
-                # Read again, so that nothing here holds the tensor when its planes have taken its place.
-                encoded = encode_tensor(walk(program, session, tensor), every_stage=first == 0, meter=meter)
-                return encoded, packed
+                if artifact is not None and tensor.maker < files.done:
+                    walker = files.walker(artifact, tensor)
+                else:  # read again, so that nothing here holds the tensor when its planes have taken its place
+                    walker = walk(program, session, tensor)
+                return encode_tensor(walker, every_stage=len(paths) > 1, meter=meter), packed
             except MemoryError as error:
                 raise TensorError(f"{tensor.name} ({tensor.spec}) does not fit in memory") from error
 
         for encoded, size in map_ordered(one, plan.everything, size=lambda tensor: tensor.spec.nbytes):
-            lossless_bytes += size
+            lossless_payload += size
             seconds = [total + more for total, more in zip(seconds, encoded.seconds, strict=True)]
             entropy |= {(encoded.plan.name, path): bits for path, bits in encoded.entropy_bits.items()}
             lengths = zip(encoded.paths, map(len, encoded.stages[-1]), strict=True)
@@ -119,25 +133,55 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
                 advance(encoded.plan.spec.nbytes)
         final = writers[-1]
         weights_bytes = final.projected_bytes(kept)
-        lossless_bytes += weights_bytes - final.payload_bytes  # a lossless file needs a container too
+        if lossless is None:
+            session.memo.keep("lossless", lossless_key, str(lossless_payload).encode())
+        payload_bytes = final.payload_bytes
         self_contained_bytes = final.projected_bytes(kept | tokenizer) if tokenizer else None
-        files = kept | tokenizer if "tokenizer" in plan.recipe.bundle else kept
+        bundled = kept | tokenizer if "tokenizer" in plan.recipe.bundle else kept
         for writer in writers:
-            for name, content in files.items():
+            for name, content in bundled.items():
                 writer.add_file(name, content)
         sizes = [writer.finish() for writer in writers]
-    return EncodedModel(
-        sizes,
-        seconds,
-        entropy,
-        plane_bytes,
-        lossless_bytes,
+    peaks = {**before.peaks, **meter.peaks}
+    result = ResultRecord(
+        [(*place, bits) for place, bits in entropy.items()],
+        [(*place, length) for place, length in plane_bytes.items()],
         weights_bytes,
+        payload_bytes,
         self_contained_bytes,
-        meter.peaks,
-        packers,
-        zeroed,
+        {stage: {plane: named(packer) for plane, packer in chosen.items()} for stage, chosen in packers.items()},
     )
+    records = list(files.records)
+    for stage, (path, size) in enumerate(zip(paths, sizes, strict=True), first):
+        until = [one for one in zeroed if one.stage <= stage]
+        record = StageRecord(size, seconds[: stage + 1], peaks, until, result if path is paths[-1] else None)
+        files.keep(stage, path, record)
+        records.append(record)
+    return _recalled(records, lossless_payload)
+
+
+def _recalled(records: Sequence[StageRecord], lossless_payload: int) -> EncodedModel:
+    """What the records of all files say together."""
+    last = records[-1]
+    result = last.result
+    assert result is not None
+    return EncodedModel(
+        [record.file_bytes for record in records],
+        last.seconds,
+        {(tensor, path): bits for tensor, path, bits in result.entropy_bits},
+        {(tensor, path): length for tensor, path, length in result.plane_bytes},
+        # a lossless file needs a container too
+        lossless_payload + result.weights_bytes - result.payload_bytes,
+        result.weights_bytes,
+        result.self_contained_bytes,
+        last.peaks,
+        {stage: {plane: unnamed(one) for plane, one in chosen.items()} for stage, chosen in result.packers.items()},
+        last.zeroed,
+    )
+
+
+def _lossless_key(session: Session) -> str:
+    return key_of(code_key(), session.fingerprint) if session.memo.active else ""
 
 
 def _lossless(spec: PlaneSpec) -> Packer:

@@ -37,9 +37,7 @@ def session_key(session: Session, calibration: str) -> str:
     reference = session.reference
     companions = {name: hashlib.sha256(content).hexdigest() for name, content in session.files.items()}
     weights = [None if weights is None else fingerprint(weights) for weights in session.weights]
-    return key_of(
-        code_key(), reference.fingerprint(), reference.kind, reference.config, companions, weights, calibration
-    )
+    return key_of(code_key(), session.fingerprint, reference.kind, reference.config, companions, weights, calibration)
 
 
 def code_key() -> str:

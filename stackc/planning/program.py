@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -144,6 +145,11 @@ class Session:
         self.trainings: dict[int, str] = {}
         self.clock = Clock()
         self.resources = ExitStack()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the reference; reads all of it once."""
+        return self.reference.fingerprint()
 
     def __enter__(self) -> Self:
         return self

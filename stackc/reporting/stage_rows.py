@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from stackc.artifact.reader import Artifact
 from stackc.planning.balance import cautions
 from stackc.planning.encode_model import EncodedModel
-from stackc.planning.plan import Plan, StagePlan
+from stackc.planning.kept import code_key
+from stackc.planning.plan import StagePlan
+from stackc.planning.program import Program, Session
 from stackc.planning.zeroed import Zeroed, zero_cautions
 from stackc.reporting.report import StageRow, ZeroedRow
-from stackc.reporting.weight_errors import decode_and_compare
+from stackc.reporting.weight_errors import Decoded, decode_and_compare
 from stackc.tasks.judge import Judge
-from stackc.util.clock import Clock
-from stackc.util.progress import Progress
+from stackc.util.memo import key_of
 
 if TYPE_CHECKING:
-    from stackc.models import Reference
+    from torch import Tensor
 
 
 def stage_rows(
-    plan: Plan,
-    reference: Reference,
-    paths: Sequence[Path],
-    encoded: EncodedModel,
-    judge: Judge | None,
-    clock: Clock,
-    progress: Progress,
+    program: Program, session: Session, paths: Sequence[Path], encoded: EncodedModel, judge: Judge | None
 ) -> list[StageRow]:
     """Decode and judge every file: one row for each stage, or one for the whole recipe if there is one file only.
 
     Parameters
     ----------
-    plan : Plan
+    program : Program
         What was encoded.
-    reference : Reference
-        What decoded weights are compared with.
+    session : Session
+        Has the model that decoded weights are compared with; its clock is told of the seconds of ``decode`` and ``evaluate``.
     paths : sequence of Path
         The files, in the order of the stages.
     encoded : EncodedModel
         How the files were made.
     judge : Judge or None
         Gives scores; without one there are none.
-    clock : Clock
-        Told of the seconds of ``decode`` and ``evaluate``.
-    progress : Progress
-        Told of the tensors that are decoded.
     """
+    plan, reference, clock = program.plan, session.reference, session.clock
     rows: list[StageRow] = []
     before = reference.nbytes
     first = len(plan.stages) - len(paths)
@@ -58,11 +55,11 @@ def stage_rows(
         stages = plan.stages if len(paths) == 1 else plan.stages[last : last + 1]
         label = plan.recipe.name if len(stages) > 1 else stages[0].stage.use
         with clock.measure("decode"):
-            decoded = decode_and_compare(path, reference, f"after {label}", progress, keep=judge is not None)
+            decoded = _decoded(path, session, f"after {label}", keep=judge is not None)
         score = None
-        if judge is not None and decoded.state is not None:
+        if judge is not None:
             with clock.measure("evaluate"):
-                score = judge.score(f"after {label}", decoded.state, decoded.digest)
+                score = judge.score(f"after {label}", partial(_state, decoded, path), decoded.digest)
         indices = range(last + 1 - len(stages), last + 1)
         rows.append(
             StageRow(
@@ -87,6 +84,28 @@ def stage_rows(
         )
         before = size
     return rows
+
+
+def _decoded(path: Path, session: Session, label: str, *, keep: bool) -> Decoded:
+    """What decoding a file shows, or has shown in an earlier run."""
+    key = ""
+    if session.memo.active:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        key = key_of(code_key(), session.fingerprint, digest)
+        known = session.memo.recall("decoded", key)
+        if known is not None:
+            return Decoded(*msgspec.json.decode(known, type=tuple[float, float, str]), None)
+    decoded = decode_and_compare(path, session.reference, label, session.progress, keep=keep)
+    session.memo.keep("decoded", key, msgspec.json.encode(decoded[:3]))
+    return decoded
+
+
+def _state(decoded: Decoded, path: Path) -> Mapping[str, Tensor]:
+    if decoded.state is not None:
+        return decoded.state
+    with Artifact(path) as artifact:
+        return artifact.state_dict()
 
 
 def _reasons(stages: Sequence[StagePlan]) -> list[str]:

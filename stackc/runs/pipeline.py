@@ -102,8 +102,7 @@ def compress_to_file(
     task = find_task(recipe.task)
     run = RunSession(reference, task, teacher=teacher, checkpoints=checkpoints, progress=progress, memo=Memo.of_user())
     with run.clock.measure("fingerprint"):
-        run.fingerprint = reference.fingerprint()
-    check_locked_reference(recipe, reference.source, run.fingerprint)
+        check_locked_reference(recipe, reference.source, run.fingerprint)
     run.notes += reference.notes
     if evaluate and reference.kind == "safetensors" and task.name != NoTask.name:
         evaluate = False
@@ -115,7 +114,8 @@ def compress_to_file(
         run.paths = [folder / f"{stage}.stackc" for stage in range(first, len(recipe.stages))]
         if evaluate:
             with run.clock.measure("evaluate"):
-                run.judge = prepare_judge(task, reference, run.progress)
+                key = key_of(code_key(), run.fingerprint, reference.config, msgspec.to_builtins(task))
+                run.judge = prepare_judge(task, reference, run.progress, run.memo, key)
         for phase in (calibrate, weigh, choose, train):
             program = phase(program, run)
         report = _report(program, run, path)
@@ -131,8 +131,6 @@ class RunSession(Session):
     ----------
     paths : list of Path
         A file for each of the last stages; the last one is the result.
-    fingerprint : str
-        Of the reference.
     judge : Judge or None
         Gives scores, if there are to be any.
     calibration : Calibration or None
@@ -152,7 +150,6 @@ class RunSession(Session):
 
     def __init__(self, reference: Reference, task: Task, **options: Any) -> None:
         super().__init__(reference, task, **options)
-        self.fingerprint = ""
         self.judge: Judge | None = None
         self.calibration: Calibration | None = None
         self.allocation: Allocation | KnownAllocation | None = None
@@ -235,7 +232,7 @@ def _settled(program: Program, run: RunSession) -> Program:
 def _report(program: Program, run: RunSession, path: Path) -> Report:
     """Decode and judge what was written."""
     recipe, encoded, file = program.recipe, run.encoded, run.paths[-1]
-    rows = stage_rows(program.plan, run.reference, run.paths, encoded, run.judge, run.clock, run.progress)
+    rows = stage_rows(program, run, run.paths, encoded, run.judge)
     with Artifact(file) as artifact:
         bytes_by_row = byte_rows(artifact, encoded.entropy_bits)
     with file.open("rb") as opened:

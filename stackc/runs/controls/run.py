@@ -268,7 +268,7 @@ class _Controls:
     def _score_file(self, name: str, path: Path) -> Score:
         with Artifact(path) as artifact:
             state = artifact.state_dict()
-        return self._judge.score(name, state, name)
+        return self._judge.score(name, lambda: state, name)
 
 
 def alone(recipe: Recipe, stages: tuple[Stage, ...] | None = None, *, seed: int | None = None) -> Recipe:
