@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 
-from tests.fuzz.parts import BUNDLE, CONFIG, LENGTHS, NAMES, TENSORS, TIES, Parts, join, split
+from tests.fuzz.parts import BUNDLE, CONFIG, LENGTHS, NAMES, TENSORS, TIES, Parts, entries, join, split
 
 
 def minimised(data: bytes, same: Callable[[bytes], bool], seconds: float = 20.0) -> bytes:
@@ -48,7 +48,7 @@ def _smaller(parts: Parts) -> Iterator[Parts]:
     if manifest[BUNDLE] or manifest[TIES] or manifest[CONFIG] is not None:
         bare = copy.deepcopy(manifest)
         bare[BUNDLE], bare[TIES], bare[CONFIG] = {}, {}, None
-        yield Parts(bare, pieces[: starts[-1]])
+        yield Parts(bare, pieces[: sum(len(entry[LENGTHS]) for entry in entries(manifest))])
     for number in range(tensors if tensors > 1 and not manifest[TIES] else 0):
         fewer = copy.deepcopy(manifest)
         del fewer[NAMES][number], fewer[TENSORS][number]

@@ -22,11 +22,13 @@ from tests.fuzz.parts import (
     LENGTHS,
     NAMES,
     SHAPE,
+    SHARED,
     STACK,
     STACKS,
     TENSORS,
     TIES,
     Parts,
+    entries,
     header,
     join,
     manifest_bytes,
@@ -67,7 +69,7 @@ def _header(draw: Draw, data: bytes, seeds: Sequence[bytes]) -> bytes:
     """Lengths and version of the header."""
     manifest, payload = manifest_bytes(data)
     compressed = data[20 : len(data) - len(payload)]
-    size, announced, version = len(manifest), len(compressed), 1
+    size, announced, version = len(manifest), len(compressed), data[7]
     match draw.below(4):
         case 0:
             size = draw.near(size)
@@ -85,13 +87,13 @@ def _frame(draw: Draw, data: bytes, seeds: Sequence[bytes]) -> bytes:
     """The compressed bytes of the manifest."""
     manifest, payload = manifest_bytes(data)
     compressed = draw.changed(data[20 : len(data) - len(payload)])
-    return header(compressed, len(manifest)) + compressed + payload
+    return header(compressed, len(manifest), data[7]) + compressed + payload
 
 
 def _encoded(draw: Draw, data: bytes, seeds: Sequence[bytes]) -> bytes:
     """The MessagePack bytes of the manifest."""
     manifest, payload = manifest_bytes(data)
-    return seal_bytes(draw.changed(manifest), payload)
+    return seal_bytes(draw.changed(manifest), payload, data[7])
 
 
 def _anything(draw: Draw, data: bytes, seeds: Sequence[bytes]) -> bytes:
@@ -137,8 +139,8 @@ def _fields(draw: Draw, data: bytes, seeds: Sequence[bytes]) -> bytes:
     """Numbers that a good file may hold: shapes, dtypes, lengths, stages and their settings. Most of these parse."""
     manifest, pieces = split(data)
     for _ in range(draw.one((1, 1, 2, 3))):
-        entry = draw.one(manifest[TENSORS])
-        match draw.below(12):
+        entry = draw.one(entries(manifest))
+        match draw.below(13):
             case 0 | 1 if entry[SHAPE]:
                 axis = draw.below(len(entry[SHAPE]))
                 entry[SHAPE][axis] = draw.near(entry[SHAPE][axis])
@@ -157,6 +159,8 @@ def _fields(draw: Draw, data: bytes, seeds: Sequence[bytes]) -> bytes:
             case 7:
                 node = _node(draw, manifest[STACKS])
                 node[draw.below(2)] = draw.one(STAGES) if draw.chance(0.5) else draw.one((1, 2, 0))
+            case 12:
+                _reference(draw, manifest)
             case 8:
                 node = _node(draw, manifest[STACKS])
                 node[3:] = draw.one(([], [[]], [[["raw", 1, {}]]], [[["raw", 1, {}]] * 2], node[3:]))
@@ -170,10 +174,25 @@ def _fields(draw: Draw, data: bytes, seeds: Sequence[bytes]) -> bytes:
 
 
 def _node(draw: Draw, stacks: list[Any]) -> list[Any]:
-    node: list[Any] = draw.one(stacks)
-    while len(node) > 3 and node[3] and isinstance(node[3], list) and draw.chance(0.6):
-        node = draw.one(node[3])
+    """A node that is a stage; references are numbers."""
+    node: list[Any] = draw.one(_stages(stacks) or [["raw", 1, {}]])
+    while len(node) > 3 and isinstance(node[3], list) and _stages(node[3]) and draw.chance(0.6):
+        node = draw.one(_stages(node[3]))
     return node
+
+
+def _stages(nodes: list[Any]) -> list[list[Any]]:
+    return [node for node in nodes if isinstance(node, list)]
+
+
+def _reference(draw: Draw, manifest: list[Any]) -> None:
+    """A reference somewhere, to a plane that may be there."""
+    planes = len(manifest[SHARED]) if len(manifest) > SHARED else 0
+    node = _node(draw, manifest[STACKS])
+    if len(node) > 3 and isinstance(node[3], list) and node[3]:
+        node[3][draw.below(len(node[3]))] = draw.below(planes + 1)
+    else:
+        manifest[STACKS][draw.below(len(manifest[STACKS]))] = draw.below(planes + 2) - 1
 
 
 def _planes(draw: Draw, data: bytes, seeds: Sequence[bytes]) -> bytes:
@@ -193,7 +212,7 @@ def _splice(draw: Draw, data: bytes, seeds: Sequence[bytes]) -> bytes:
     other, more = split(draw.one(seeds))
     if draw.chance(0.5):
         node = _node(draw, manifest[STACKS])
-        node[:] = draw.one(other[STACKS])
+        node[:] = _node(draw, other[STACKS])
         pieces[draw.below(len(pieces) + 1) : draw.below(len(pieces) + 1)] = more
         entry = draw.one(manifest[TENSORS])
         if draw.chance(0.7):

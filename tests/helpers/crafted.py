@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stackc.artifact.container import BlockChecksums, frame_manifest, read_manifest
+from stackc.artifact.container import PLAIN_VERSION, SHARING_VERSION, BlockChecksums, frame_manifest, read_manifest
 from stackc.artifact.writer import ArtifactWriter
 from stackc.core.spec import PlaneSpec
 from stackc.core.stack import Stack, encode_plane, join, stored_planes
@@ -76,7 +76,8 @@ def rebuild(manifest: Any, payload: bytes, *, checksums: bool = True) -> bytes:
         blocks = BlockChecksums()
         blocks.update(payload)
         manifest = [*manifest[:7], blocks.digest(), *manifest[8:]]
-    return frame_manifest(msgspec.msgpack.encode(manifest)) + payload
+    version = SHARING_VERSION if isinstance(manifest, list) and len(manifest) > 8 else PLAIN_VERSION
+    return frame_manifest(msgspec.msgpack.encode(manifest), version=version) + payload
 
 
 def rewritten(data: bytes, folder: Path, change: Callable[[list[Any]], Any]) -> bytes:
