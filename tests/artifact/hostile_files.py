@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stackc.artifact.container import MAGIC, PLAIN_VERSION, BlockChecksums, compress
+from stackc.artifact.container import MAGIC, PLAIN_VERSION, SHARING_VERSION, BlockChecksums, compress
 from stackc.testing.planes import random_words
 
 _MEBIBYTE = 1 << 20
@@ -55,10 +55,10 @@ class HostileFile(NamedTuple):
     content: Callable[[], bytes]
 
 
-def sealed(manifest: bytes, payload: bytes = b"") -> bytes:
+def sealed(manifest: bytes, payload: bytes = b"", version: int = PLAIN_VERSION) -> bytes:
     """A file of these parts whose header and checksum match."""
     compressed = compress(manifest)
-    start = MAGIC + bytes([PLAIN_VERSION]) + len(compressed).to_bytes(4, "little") + len(manifest).to_bytes(4, "little")
+    start = MAGIC + bytes([version]) + len(compressed).to_bytes(4, "little") + len(manifest).to_bytes(4, "little")
     return start + zlib.crc32(compressed, zlib.crc32(start)).to_bytes(4, "little") + compressed + payload
 
 
@@ -71,13 +71,18 @@ def crafted(
     ties: Any = None,
     bundle: Any = None,
     payload: bytes = b"",
+    shared: Any = None,
+    bases: Any = (),
 ) -> bytes:
     """A file with these sections; one that is bytes stands in the manifest as it is."""
     blocks = BlockChecksums()
     blocks.update(payload)
     sections = [config, stacks, names, tensors, ties or {}, bundle or {}]
     items = [msgspec.Raw(item) if isinstance(item, bytes) else item for item in sections]
-    return sealed(msgspec.msgpack.encode([2, *items, blocks.digest()]), payload)
+    if shared is None:
+        return sealed(msgspec.msgpack.encode([2, *items, blocks.digest()]), payload)
+    further = [msgspec.Raw(item) if isinstance(item, bytes) else item for item in (shared, bases)]
+    return sealed(msgspec.msgpack.encode([2, *items, blocks.digest(), *further]), payload, SHARING_VERSION)
 
 
 def stored(tensors: Mapping[str, tuple[Sequence[int], Any, Sequence[bytes]]], **sections: Any) -> bytes:
@@ -158,6 +163,25 @@ def _tables(tensors: int) -> bytes:
         names=[str(number) for number in range(tensors)],
         tensors=[[number, _FLOAT32, [1], [3]] for number in range(tensors)],
         payload=b"\x40\x00\x00" * tensors,
+    )
+
+
+def _shared(shape: Sequence[int], stack: int, planes: int = 0) -> list[Any]:
+    return [stack, _FLOAT32, list(shape), [2, 4] * planes, None, None, None]
+
+
+def _doubling(levels: int, side: int) -> bytes:
+    """Each plane is the product of the next one with itself: as a tree it would have two to the power of the levels leaves."""
+    twice = [
+        ["seed", 1, {"rank": side, "variance": None, "center": False}, [level + 1, level + 1]]
+        for level in range(levels)
+    ]
+    return crafted(
+        stacks=[0, *twice, ZEROS],
+        names=["x"],
+        tensors=[[0, _FLOAT32, [side, side], []]],
+        shared=[*(_shared([side, side], level + 1) for level in range(levels)), _shared([side, side], levels + 1, 1)],
+        payload=b"".join(ZERO_PLANES),
     )
 
 
@@ -335,6 +359,93 @@ HOSTILE_FILES = (
         "ArtifactError",
         "its manifest",
         lambda: _tables(10),
+    ),
+    HostileFile(
+        "a-circle",
+        "two planes that refer to each other",
+        "ArtifactError",
+        "may only refer to those after it",
+        lambda: crafted(
+            stacks=[0, 1], names=["x"], tensors=[[0, _FLOAT32, [2], []]], shared=[_shared([2], 1), _shared([2], 0)]
+        ),
+    ),
+    HostileFile(
+        "a-plane-that-is-not-there",
+        "a reference to the millionth plane of none",
+        "ArtifactError",
+        "refers to shared plane 1000000, the file has 0",
+        lambda: crafted(stacks=[1_000_000], names=["x"], tensors=[[0, _FLOAT32, [2], []]], shared=[]),
+    ),
+    HostileFile(
+        "a-chain-without-end",
+        "twenty thousand planes, each the next one",
+        "ArtifactError",
+        "begins a chain of 20000 planes",
+        lambda: crafted(
+            stacks=list(range(20_000)),
+            names=["x"],
+            tensors=[[0, _FLOAT32, [2], []]],
+            shared=[_shared([2], number + 1) for number in range(19_999)] + [_shared([2], 19_999)],
+        ),
+    ),
+    HostileFile(
+        "planes-that-double",
+        "thirty products of a plane with itself, one on the other",
+        "ArtifactError",
+        "planes",
+        lambda: _doubling(30, 1000),
+    ),
+    HostileFile(
+        "a-vast-plane",
+        "a shared plane of a terabyte for a tensor of one number",
+        "ArtifactError",
+        "which is float32 1099511627776",
+        lambda: crafted(
+            stacks=[0, ZEROS],
+            names=["x"],
+            tensors=[[0, _FLOAT32, [1], []]],
+            shared=[_shared([1 << 40], 1, 1)],
+            payload=b"".join(ZERO_PLANES),
+        ),
+    ),
+    HostileFile(
+        "shared-planes-without-end",
+        "120,000 shared planes of no bytes",
+        "ArtifactError",
+        "shared planes",
+        lambda: crafted(
+            stacks=[0],
+            names=["x"],
+            tensors=[[0, _FLOAT32, [], []]],
+            shared=_array(120_000, msgspec.msgpack.encode(_shared([], 0))),
+        ),
+    ),
+    HostileFile(
+        "base-models-without-end",
+        "25,000 base models for one plane",
+        "ArtifactError",
+        "base models",
+        lambda: crafted(
+            stacks=[0],
+            names=["x"],
+            tensors=[[0, _FLOAT32, [], []]],
+            shared=[[None, _FLOAT32, [], [], None, None, [0, "x"]]],
+            bases=_array(25_000, msgspec.msgpack.encode([bytes(32), "x"])),
+        ),
+    ),
+    HostileFile(
+        "a-base-that-would-excuse-all",
+        "two gigabytes of zeros that a base model, which nobody has, would be large enough for",
+        "ArtifactError",
+        "max_bytes",
+        lambda: crafted(
+            stacks=[ZEROS, 0],
+            names=["x", "y"],
+            tensors=[[0, _FLOAT32, [1 << 29], [2, 4]], [1, _FLOAT32, [1 << 29], []]],
+            shared=[[None, _FLOAT32, [1 << 29], [], None, None, [0, "x"]]],
+            bases=[[bytes(32), "x"]],
+            payload=b"".join(ZERO_PLANES),
+        ),
     ),
     HostileFile(
         "a-billion-layers",
