@@ -37,6 +37,7 @@ from tests.helpers.sharing import (
     halved,
     in_basis,
     numbers,
+    programs,
     write_sharing,
 )
 
@@ -283,28 +284,6 @@ def test_repacking_keeps_planes_shared(tmp_path: Path) -> None:
     with Artifact(old, base=open_reference(model)) as before, Artifact(new, base=open_reference(model)) as after:
         assert all(torch.equal(before[name], after[name]) for name in before)
         assert len(after.shared) == 3
-
-
-@st.composite
-def programs(draw: st.DrawFn) -> tuple[dict, dict]:
-    """Tensors and shared planes of one spec, each stored, halved, or a reference to a plane of higher rank; in any order."""
-    count = draw(st.integers(1, 6))
-
-    def stack(first: int) -> tuple:
-        further = [f"@{number}" for number in range(first, count)]
-        kind = draw(st.sampled_from(["raw", "ref", "basis"] if further else ["raw"]))
-        if kind == "raw":
-            return BASIS, RAW, [numbers(BASIS, draw(st.integers(0, 9)))]
-        plane = Ref(draw(st.sampled_from(further)))
-        if kind == "ref":
-            return BASIS, plane, []
-        square = msgspec.structs.replace(SCORES, shape=(2, 2))
-        return BASIS, in_basis(plane), [numbers(square, draw(st.integers(0, 9)))]
-
-    tensors = {f"t{number}": stack(0) for number in range(draw(st.integers(1, 6)))}
-    shared = {f"@{number}": stack(number + 1) for number in range(count)}
-    order = draw(st.permutations(list(shared)))
-    return tensors, {name: shared[name] for name in order}
 
 
 def value(name: str, tensors: dict, shared: dict) -> torch.Tensor:

@@ -47,7 +47,7 @@ def second(path: Path) -> dict[str, np.ndarray] | None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy says that NaN and infinity are what they are
 def test_both_decoders_agree_on_mutants(tmp_path: Path) -> None:
     path, taken, refused = tmp_path / "mutant.stackc", 0, 0
-    for number in range(700):
+    for number in range(800):
         kind, data = mutant(SEEDS, 0, number)
         if kind not in KINDS:
             continue

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import torch
+from hypothesis import strategies as st
 
 from stackc.artifact.bases import Base
 from stackc.artifact.writer import ArtifactWriter
@@ -90,3 +92,25 @@ def example(path: Path) -> Path:
     tensors["alone"] = (BASIS, RAW, [numbers(BASIS, 4)])
     shared = {"@halves": (HALVES, RAW, [numbers(HALVES)]), "@basis": (BASIS, halved(Ref("@halves")), [])}
     return write_sharing(path, tensors, shared)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> tuple[dict, dict]:
+    """Tensors and shared planes of one spec, each stored, halved, or a reference to a plane of higher rank; in any order."""
+    count = draw(st.integers(1, 6))
+
+    def stack(first: int) -> tuple:
+        further = [f"@{number}" for number in range(first, count)]
+        kind = draw(st.sampled_from(["raw", "ref", "basis"] if further else ["raw"]))
+        if kind == "raw":
+            return BASIS, RAW, [numbers(BASIS, draw(st.integers(0, 9)))]
+        plane = Ref(draw(st.sampled_from(further)))
+        if kind == "ref":
+            return BASIS, plane, []
+        square = msgspec.structs.replace(SCORES, shape=(2, 2))
+        return BASIS, in_basis(plane), [numbers(square, draw(st.integers(0, 9)))]
+
+    tensors = {f"t{number}": stack(0) for number in range(draw(st.integers(1, 6)))}
+    shared = {f"@{number}": stack(number + 1) for number in range(count)}
+    order = draw(st.permutations(list(shared)))
+    return tensors, {name: shared[name] for name in order}
