@@ -268,7 +268,7 @@ def test_every_walker_knows_references() -> None:
         lambda stack, path: is_side(stack, f"{path}/x"),
     ):
         with pytest.raises(StackcError):
-            walk(stack, "basis")
+            walk(stack, "scores/scores")
 
 
 def test_references_decode_by_name_and_are_numbers_in_a_file() -> None:
