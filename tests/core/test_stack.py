@@ -15,13 +15,24 @@ from stackc.core.stack import (
     MAX_DEPTH,
     Branch,
     Leaf,
+    Ref,
+    branches,
+    cost,
     decode,
     describe,
     encode_plane,
     from_wire,
+    is_factor,
+    is_side,
+    node_at,
+    packer_at,
+    references,
     replace,
+    shared_planes,
+    side_planes,
     stored_planes,
     to_wire,
+    with_transforms,
 )
 from stackc.core.transform import Transform
 from stackc.util.errors import ArtifactError, DependencyError, SpecError, StackcError, TensorError
@@ -224,3 +235,67 @@ class Liar(Transform, frozen=True):
 def test_encode_is_held_against_its_plan(made: str, message: str) -> None:
     with pytest.raises(TensorError, match=message):
         encode_plane(Liar(made=made), torch.zeros(6, 4), SPEC)
+
+
+BASIS = PlaneSpec((2, 10), "float32")
+
+
+def referring() -> Branch:
+    """A stack that uses one shared plane as it is, and one twice below another transform."""
+    scores = Branch(find("seed").stage(rank=2, center=False), {"basis": Ref("@b"), "scores": Ref("@b")})
+    return Branch(find("seed").stage(rank=2, center=False), {"basis": Ref("@a"), "scores": scores})
+
+
+def test_every_walker_knows_references() -> None:
+    stack, spec = referring(), PlaneSpec((2, 2), "float32")
+    assert stored_planes(stack, spec) == []
+    assert [(use.path, use.plane, use.side) for use in references(stack, spec)] == [
+        ("basis", "@a", True),
+        ("scores/basis", "@b", True),
+        ("scores/scores", "@b", False),
+    ]
+    assert shared_planes(stack) == ["@a", "@b"]
+    assert branches(stack) == ["", "scores"]
+    assert describe(stack) == "seed(basis: @a, scores: seed(basis: @b, scores: @b))"
+    assert node_at(stack, "scores/basis") == Ref("@b")
+    assert is_side(stack, "scores/basis")
+    assert not is_factor(stack, "basis")
+    assert list(side_planes(stack, spec)) == []  # a shared plane is looked at where it stands
+    assert with_transforms(stack, {"basis": find("int8").stage()}) == stack
+    for walk in (
+        packer_at,
+        lambda stack, path: node_at(stack, f"{path}/x"),
+        lambda stack, path: is_side(stack, f"{path}/x"),
+    ):
+        with pytest.raises(StackcError):
+            walk(stack, "scores/scores")
+
+
+def test_references_decode_by_name_and_are_numbers_in_a_file() -> None:
+    stack, spec = referring(), PlaneSpec((2, 2), "float32")
+    shared = {"@a": torch.eye(2), "@b": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+    asked = []
+
+    def shared_at(plane: str, spec: PlaneSpec) -> torch.Tensor:
+        asked.append(plane)
+        return shared[plane]
+
+    decoded = decode(stack, spec, lambda *_: pytest.fail("there are no leaves"), shared_at)
+    assert torch.equal(decoded, shared["@b"] @ shared["@b"])
+    assert asked == ["@a", "@b", "@b"]
+    wire = to_wire(stack, {"@a": 1, "@b": 0})
+    again = from_wire(msgspec.msgpack.decode(msgspec.msgpack.encode(wire)), spec, [spec, spec])
+    assert describe(again) == "seed(basis: @1, scores: seed(basis: @0, scores: @0))"
+    with pytest.raises(StackcError, match="'@b', which is not there"):
+        to_wire(stack, {"@a": 1})
+    with pytest.raises(StackcError, match="there are none here"):
+        decode(stack, spec, lambda *_: shared["@a"])
+    with pytest.raises(
+        ArtifactError, match="needs float32 2x2 where it refers to shared plane 1, which is float32 2x10"
+    ):
+        from_wire(wire, spec, [spec, BASIS])
+
+
+def test_a_shared_plane_costs_its_users_a_look() -> None:
+    spec = PlaneSpec((2, 10), "float32")
+    assert cost(Ref("@a"), spec) == (0, 64 * 20)
