@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
-from stackc.artifact.container import BLOCK_BYTES, compress, frame_manifest
-from stackc.artifact.manifest import DTYPES, KINDS, Manifest, TensorEntry, pack_config
-from stackc.core.stack import stored_planes, to_wire
+from stackc.artifact.contents import Contents
+from stackc.core.stack import stored_planes
 from stackc.core.transform import Transform
 from stackc.planning.allocation.frontier import Point, slope
 from stackc.planning.allocation.sensitivity import Sensitivity, TensorLoss
@@ -102,7 +98,7 @@ class Allocator:
         self._plan = program.plan
         self._reference = session.reference
         self._sensitivity = sensitivity
-        self._bundle = {name: (len(compress(content)), len(content)) for name, content in session.files.items()}
+        self._files = session.files
         self._progress = session.progress
         self._open = set(open_choices(program.recipe))
         weights = session.weights if weights is None else weights
@@ -278,26 +274,12 @@ class Allocator:
     def _container(self, points: Mapping[str, Point[Pick]]) -> int:
         """Bytes of header, manifest and bundled files, but for what compression makes of lengths and checksums."""
         plan = self._program.with_choices({**self._program.choices, **self._choices(points)}).plan
-        wires = [msgspec.msgpack.encode(to_wire(tensor.stacks[-1])) for tensor in plan.tensors]
-        table = list(dict.fromkeys(wires))
-        numbers = {wire: number for number, wire in enumerate(table)}
         sizes = {**self._fixed, **{name: point.size for name, point in points.items()}}
-        entries = []
-        for tensor, wire in zip(plan.tensors, wires, strict=True):
+        contents = Contents(self._reference.kind, self._reference.config)
+        payload = 0
+        for tensor in plan.tensors:
             leaves = len(stored_planes(tensor.stacks[-1], tensor.spec))
-            lengths = (*(sizes[tensor.name] // leaves + leaf for leaf in range(leaves)),)
-            entries.append(TensorEntry(numbers[wire], DTYPES.index(tensor.spec.dtype), tensor.spec.shape, lengths))
-        packed = sum(packed for packed, _ in self._bundle.values())
-        payload = sum(sizes.values()) + packed
-        blocks = -(-payload // BLOCK_BYTES)
-        manifest = Manifest(
-            kind=KINDS.index(self._reference.kind),
-            config=pack_config(self._reference.config),
-            stacks=list(map(msgspec.Raw, table)),
-            names=[tensor.name for tensor in plan.tensors],
-            tensors=entries,
-            ties={other: number for number, tensor in enumerate(plan.tensors) for other in tensor.names[1:]},
-            bundle=self._bundle,
-            checksums=hashlib.shake_128(b"").digest(4 * blocks),  # as hard to compress as real ones
-        )
-        return len(frame_manifest(manifest.encode(), payload)) + packed
+            lengths = tuple(sizes[tensor.name] // leaves + leaf for leaf in range(leaves))
+            contents.add(tensor.names, tensor.spec, tensor.stacks[-1], lengths)
+            payload += sum(lengths)
+        return contents.expected_bytes(self._files) - payload
