@@ -3,13 +3,14 @@
     python benchmarks/speed/run.py --model FOLDER [--data FILE.tsv] [--recipe prune+seed+int8] [--repeat 3]
 
 Every measurement runs in a process of its own, so that its peak memory is its own; encode, decode and zstd take turns.
-With --data the recipe is also evaluated end to end. Prints a Markdown table.
+With --data the recipe is also evaluated end to end. Nothing is taken from earlier runs. Prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -17,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+os.environ["STACKC_CACHE_SIZE"] = "0"
 
 MEMORY_ALLOWANCE = 500e6
 MEMORY_FACTOR = 1.5
