@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from stackc.planning.encode_model import EncodedModel
 from stackc.planning.plan import Plan, StagePlan
 from stackc.planning.zeroed import Zeroed, zero_cautions
 from stackc.reporting.report import StageRow, ZeroedRow
-from stackc.reporting.weight_errors import decode_and_compare
+from stackc.reporting.weight_errors import Compared, decode_and_compare
 from stackc.tasks.judge import Judge
 from stackc.util.clock import Clock
 from stackc.util.progress import Progress
@@ -51,6 +51,7 @@ def stage_rows(
     """
     rows: list[StageRow] = []
     before = reference.nbytes
+    known: Mapping[str, Compared] = {}
     first = len(plan.stages) - len(paths)
     heavy = cautions(plan, lambda tensor, plane: encoded.plane_bytes[tensor.name, plane.path])
     lost = zero_cautions(plan, encoded.zeroed)
@@ -58,7 +59,10 @@ def stage_rows(
         stages = plan.stages if len(paths) == 1 else plan.stages[last : last + 1]
         label = plan.recipe.name if len(stages) > 1 else stages[0].stage.use
         with clock.measure("decode"):
-            decoded = decode_and_compare(path, reference, f"after {label}", progress, keep=judge is not None)
+            decoded = decode_and_compare(
+                path, reference, f"after {label}", progress, keep=judge is not None, known=known
+            )
+            known = decoded.compared
         score = None
         if judge is not None and decoded.state is not None:
             with clock.measure("evaluate"):
