@@ -362,6 +362,9 @@ def _largest(scores: Tensor, count: int) -> Tensor:
     if count <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = scores.kthvalue(scores.numel() - count + 1).values
+    no_less = scores >= threshold
+    if int(no_less.sum()) == count:
+        return no_less
     above = scores > threshold
     equal = scores == threshold
     return above | (equal & (equal.cumsum(0) <= count - int(above.sum())))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 import msgspec
 
 from stackc.core.packer import Packer
-from stackc.core.planes import from_bytes, to_bytes
+from stackc.core.planes import byte_view, from_bytes
 from stackc.core.spec import PlaneSpec
 from stackc.util.errors import ArtifactError
 from stackc.util.frames import largest_window
@@ -103,13 +103,13 @@ class Zstd(Packer, frozen=True):
 
     def _pack(self, x: Tensor, spec: PlaneSpec) -> bytes:
         form = _form(spec)
-        layouts = _layouts(x, spec)
+        tried = layouts = _layouts(x, spec)
         if self.level > _FAST_LEVELS and form.item_bytes * spec.numel > _SMALL_BYTES:
             layout, _ = _smallest(layouts, _TRIAL_LEVEL)
-            layouts = {layout: layouts[layout]}
-        layout, body = _smallest(layouts, self.level)
+            tried = {layout: layouts[layout]}
+        layout, body = _smallest(tried, self.level)
         if len(body) >= form.packed_bytes:
-            return bytes([_STORED]) + _layouts(x, spec)[_PACKED]()
+            return bytes([_STORED]) + layouts[_PACKED]()
         return bytes([layout]) + body
 
     def _unpack(self, data: bytes, spec: PlaneSpec) -> Tensor:
@@ -139,6 +139,7 @@ class _Form(NamedTuple):
     item_bytes: int
 
 
+@functools.lru_cache(maxsize=1024)
 def _form(spec: PlaneSpec) -> _Form:
     if not has_alphabet(spec):
         return _Form(spec.nbytes, spec.item_bytes)
@@ -146,23 +147,25 @@ def _form(spec: PlaneSpec) -> _Form:
     return _Form(packed_bytes(spec.numel, width), unsigned_dtype(width).itemsize)
 
 
-def _layouts(x: Tensor, spec: PlaneSpec) -> dict[int, Callable[[], bytes]]:
+def _layouts(x: Tensor, spec: PlaneSpec) -> dict[int, Callable[[], bytes | memoryview]]:
     """Contents to choose from, best guess first where sizes tie; made one at a time, since planes can be large."""
     form = _form(spec)
-    elements: Callable[[], bytes] = functools.partial(to_bytes, x)
-    layouts = {_PACKED: elements}
     if has_alphabet(spec):
         width = alphabet(spec)[1].bit_length()
-        elements = lambda: offsets(x, spec).tobytes()  # noqa: E731 - stands where the partial stands
-        layouts = {_PACKED: lambda: pack_bits(offsets(x, spec), width)}
+        values = offsets(x, spec)
+        elements = values.view(numpy.uint8).data
+        layouts: dict[int, Callable[[], bytes | memoryview]] = {_PACKED: lambda: pack_bits(values, width)}
         if width != 8 * form.item_bytes:
-            layouts[_ELEMENTS] = elements
+            layouts[_ELEMENTS] = lambda: elements
+    else:
+        elements = byte_view(x).data
+        layouts = {_PACKED: lambda: elements}
     if form.item_bytes > 1:
-        layouts[_SHUFFLED] = lambda: shuffle(elements(), form.item_bytes)
+        layouts[_SHUFFLED] = lambda: shuffle(elements, form.item_bytes)
     return layouts
 
 
-def _smallest(layouts: Mapping[int, Callable[[], bytes]], level: int) -> tuple[int, bytes]:
+def _smallest(layouts: Mapping[int, Callable[[], bytes | memoryview]], level: int) -> tuple[int, bytes]:
     """The layout that compresses best, and its frame; of equal ones the first."""
     best = (-1, b"")
     for layout, content in layouts.items():
@@ -172,7 +175,7 @@ def _smallest(layouts: Mapping[int, Callable[[], bytes]], level: int) -> tuple[i
     return best
 
 
-def shuffle(data: bytes, item_bytes: int) -> bytes:
+def shuffle(data: bytes | memoryview, item_bytes: int) -> bytes:
     """Byte 0 of every element, then byte 1, and so on: exponents of real numbers end up side by side.
 
     Source: the shuffle filter of HDF5 and Blosc.
@@ -196,12 +199,12 @@ def unshuffle(data: bytes, item_bytes: int) -> bytes:
     return _turn(data, (item_bytes, -1))
 
 
-def _turn(data: bytes, shape: tuple[int, int]) -> bytes:
+def _turn(data: bytes | memoryview, shape: tuple[int, int]) -> bytes:
     array: np.ndarray = numpy.frombuffer(data, numpy.uint8).reshape(shape)
     return array.T.tobytes()
 
 
-def _compress(content: bytes, level: int) -> bytes:
+def _compress(content: bytes | memoryview, level: int) -> bytes:
     frame = _compressor(level, len(content)).compress(content)
     if frame[:1] != _DESCRIPTOR:
         raise RuntimeError(f"zstandard wrote the frame header descriptor {frame[:1].hex()} where 00 was asked for")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-#: Real planes of no more elements than this are counted in numpy.
+#: Planes of no more elements than this are counted in numpy, by their bytes.
 _FEW = 1 << 12
 
 # Above this span a table of counts costs more than sorting.
@@ -43,18 +43,19 @@ def entropy_bits(plane: Tensor) -> float:
     >>> entropy_bits(torch.tensor([1.0, -1.0]))
     2.0
     """
-    flat = plane.detach().cpu().contiguous().reshape(-1)
-    if not flat.numel():
+    plane, count = plane.detach().cpu(), plane.numel()
+    if not count:
         return 0.0
+    if count <= _FEW and (plane.is_floating_point() or plane.element_size() == 1):
+        # One pass of numpy's over all positions, since that many calls cost more than they count.
+        columns = byte_view(plane).reshape(count, -1)
+        places = columns + 256 * numpy.arange(columns.shape[1])
+        return _entropy_of_counts([numpy.bincount(places.reshape(-1))], count)
+    flat = plane.contiguous().reshape(-1)
     if flat.is_floating_point():
-        if flat.numel() <= _FEW:
-            # One pass of numpy's over all positions, since that many calls cost more than they count.
-            columns = byte_view(flat).reshape(flat.numel(), -1)
-            places = columns + 256 * numpy.arange(columns.shape[1])
-            return _entropy_of_counts([numpy.bincount(places.reshape(-1))], flat.numel())
         positions = flat.view(torch.uint8).reshape(-1, flat.element_size())
-        return _entropy_of_counts([torch.bincount(column) for column in positions.T.contiguous()], flat.numel())
-    return _entropy_of_counts([_symbol_counts(flat)], flat.numel())
+        return _entropy_of_counts([torch.bincount(column) for column in positions.T.contiguous()], count)
+    return _entropy_of_counts([_symbol_counts(flat)], count)
 
 
 def _symbol_counts(flat: Tensor) -> Tensor:
@@ -73,6 +74,7 @@ def _symbol_counts(flat: Tensor) -> Tensor:
 
 def _entropy_of_counts(counts: Sequence[Tensor | np.ndarray], total: int) -> float:
     """Bits of several sequences of so many symbols each. In numpy, which takes a tenth of torch's time for a few numbers."""
-    every = numpy.concatenate([numpy.asarray(of_one) for of_one in counts])
-    positive = every[every > 0].astype(numpy.float64)
+    arrays = [numpy.asarray(of_one) for of_one in counts]
+    every = numpy.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+    positive = every[every > 0]
     return max(float((positive * (math.log2(total) - numpy.log2(positive))).sum()), 0.0)

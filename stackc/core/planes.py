@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def byte_view(x: Tensor) -> np.ndarray:
     """Elements in C order, little-endian, as a 1-d uint8 array; shares the memory of a dense plane where it can."""
     dense = x.detach().contiguous()
-    # One element counts as contiguous whatever its stride, but cannot be viewed as bytes unless that is 1.
-    flat = dense.as_strided((dense.numel(),), (1,))
-    array: np.ndarray = flat.view(torch.uint8).numpy() if flat.numel() else numpy.zeros(0, numpy.uint8)
+    if dense.dtype == torch.bfloat16:  # which numpy does not know
+        dense = dense.view(torch.int16)
+    array: np.ndarray = dense.numpy().reshape(-1).view(numpy.uint8)
     if sys.byteorder == "big":
         array = array.reshape(-1, x.element_size())[:, ::-1].reshape(-1)
     return array
@@ -67,12 +67,11 @@ def from_bytes(data: bytes | memoryview, spec: PlaneSpec) -> Tensor:
     """
     if len(data) != spec.nbytes:
         raise ArtifactError(f"a plane of {spec} needs {spec.nbytes} bytes, the file holds {len(data)}")
-    array = numpy.frombuffer(data, numpy.uint8)
-    if sys.byteorder == "big":
-        array = array.reshape(-1, spec.item_bytes)[:, ::-1].reshape(-1)
-    if spec.dtype == "bool" and array.size and int(array.max()) > 1:
+    if spec.dtype == "bool" and len(data) and int(numpy.frombuffer(data, numpy.uint8).max()) > 1:
         raise ArtifactError("a mask holds a byte other than 0 and 1")
     dtype = getattr(torch, spec.dtype)
-    if not spec.numel:
+    if not len(data):
         return torch.empty(spec.shape, dtype=dtype)
-    return torch.from_numpy(array.copy()).view(dtype).reshape(spec.shape)
+    if sys.byteorder == "big":
+        data = numpy.frombuffer(data, numpy.uint8).reshape(-1, spec.item_bytes)[:, ::-1].tobytes()
+    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(spec.shape)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stackc.core.planes import to_bytes
+from stackc.core.planes import byte_view
 from stackc.core.spec import ITEM_BYTES, PlaneSpec
 from stackc.models.building import build_with_dtype
 from stackc.models.companions import GENERATION
@@ -84,7 +84,8 @@ class ModuleReference(Reference):
 
     def chunks(self, name: str) -> Iterator[memoryview]:
         """Bytes of one tensor; see `Reference.chunks`."""
-        data = memoryview(to_bytes(self.tensor(name)))
+        require_known(name, self)
+        data = byte_view(self.state[name].detach().cpu()).data
         for start in range(0, len(data), _CHUNK_BYTES):
             yield data[start : start + _CHUNK_BYTES]
 

@@ -19,7 +19,7 @@ from stackc.planning.plan import StagePlan
 from stackc.planning.program import Program, Session
 from stackc.planning.zeroed import Zeroed, zero_cautions
 from stackc.reporting.report import StageRow, ZeroedRow
-from stackc.reporting.weight_errors import Decoded, decode_and_compare
+from stackc.reporting.weight_errors import Compared, Decoded, decode_and_compare
 from stackc.tasks.judge import Judge
 from stackc.util.memo import key_of
 
@@ -48,6 +48,7 @@ def stage_rows(
     plan, reference, clock = program.plan, session.reference, session.clock
     rows: list[StageRow] = []
     before = reference.nbytes
+    known: Mapping[str, Compared] = {}
     first = len(plan.stages) - len(paths)
     heavy = cautions(plan, lambda tensor, plane: encoded.plane_bytes[tensor.name, plane.path])
     lost = zero_cautions(plan, encoded.zeroed)
@@ -55,7 +56,8 @@ def stage_rows(
         stages = plan.stages if len(paths) == 1 else plan.stages[last : last + 1]
         label = plan.recipe.name if len(stages) > 1 else stages[0].stage.use
         with clock.measure("decode"):
-            decoded = _decoded(path, session, f"after {label}", keep=judge is not None)
+            decoded = _decoded(path, session, f"after {label}", known, keep=judge is not None)
+            known = decoded.compared
         score = None
         if judge is not None:
             with clock.measure("evaluate"):
@@ -86,7 +88,7 @@ def stage_rows(
     return rows
 
 
-def _decoded(path: Path, session: Session, label: str, *, keep: bool) -> Decoded:
+def _decoded(path: Path, session: Session, label: str, compared: Mapping[str, Compared], *, keep: bool) -> Decoded:
     """What decoding a file shows, or has shown in an earlier run."""
     key = ""
     if session.memo.active:
@@ -95,9 +97,9 @@ def _decoded(path: Path, session: Session, label: str, *, keep: bool) -> Decoded
         key = key_of(code_key(), session.fingerprint, digest)
         known = session.memo.recall("decoded", key)
         if known is not None:
-            return Decoded(*msgspec.json.decode(known, type=tuple[float, float, str]), None)
-    decoded = decode_and_compare(path, session.reference, label, session.progress, keep=keep)
-    session.memo.keep("decoded", key, msgspec.json.encode(decoded[:3]))
+            return Decoded(*msgspec.msgpack.decode(known, type=tuple[float, float, str, dict[str, Compared]]), None)
+    decoded = decode_and_compare(path, session.reference, label, session.progress, keep=keep, known=compared)
+    session.memo.keep("decoded", key, msgspec.msgpack.encode(decoded[:4]))
     return decoded
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,24 +27,40 @@ class Decoded(NamedTuple):
     """What decoding a file showed.
 
     ``weight_error`` is the Frobenius norm of the difference over that of the reference, ``seconds`` the time spent in
-    decoding alone, summed over threads, ``digest`` identifies the decoded bits, ``state`` holds the tensors if asked for.
+    decoding alone, summed over threads, ``digest`` identifies the decoded bits, ``compared`` says it tensor by tensor,
+    ``state`` holds the tensors if asked for.
     """
 
     weight_error: float
     seconds: float
     digest: str
+    compared: dict[str, Compared]
     state: dict[str, Tensor] | None
 
 
-class _OneTensor(NamedTuple):
+class Compared(NamedTuple):
+    """A decoded tensor beside the reference's: what identifies its bits, and sums of squares in float64."""
+
+    digest: bytes
     squared_error: float
     squared_norm: float
+
+
+class _OneTensor(NamedTuple):
+    compared: Compared
     seconds: float
-    digest: bytes
     tensor: Tensor | None
 
 
-def decode_and_compare(path: Path, reference: Reference, label: str, progress: Progress, *, keep: bool) -> Decoded:
+def decode_and_compare(
+    path: Path,
+    reference: Reference,
+    label: str,
+    progress: Progress,
+    *,
+    keep: bool,
+    known: Mapping[str, Compared] | None = None,
+) -> Decoded:
     """Decode every tensor of a file and compare it with the reference's.
 
     Parameters
@@ -58,6 +75,8 @@ def decode_and_compare(path: Path, reference: Reference, label: str, progress: P
         Told about every tensor.
     keep : bool
         Whether to return the tensors, for building a model; otherwise one at a time is in memory.
+    known : mapping, optional
+        What another file's tensors are beside the same reference: those with the same bits here are not compared again.
 
     Raises
     ------
@@ -72,8 +91,10 @@ def decode_and_compare(path: Path, reference: Reference, label: str, progress: P
             tensor = artifact[name]
             seconds = time.perf_counter() - begin
             digest = hashlib.blake2b(byte_view(tensor).data, digest_size=16).digest()
-            error, norm = _squared_difference(reference, name, tensor)
-            return _OneTensor(error, norm, seconds, digest, tensor if keep else None)
+            compared = (known or {}).get(name)
+            if compared is None or compared.digest != digest:
+                compared = Compared(digest, *_squared_difference(reference, name, tensor))
+            return _OneTensor(compared, seconds, tensor if keep else None)
 
         results = []
         for result in map_ordered(one, names, size=lambda name: reference.specs[name].nbytes):
@@ -85,12 +106,14 @@ def decode_and_compare(path: Path, reference: Reference, label: str, progress: P
                 name: result.tensor for name, result in zip(names, results, strict=True) if result.tensor is not None
             }
             state |= {other: state[first] for other, first in artifact.ties.items()}
-    norm = sum(result.squared_norm for result in results)
-    error = sum(result.squared_error for result in results)
+    compared = {name: result.compared for name, result in zip(names, results, strict=True)}
+    norm = sum(each.squared_norm for each in compared.values())
+    error = sum(each.squared_error for each in compared.values())
     return Decoded(
         weight_error=math.sqrt(error / norm) if norm else 0.0,
         seconds=sum(result.seconds for result in results),
-        digest=hashlib.blake2b(b"".join(result.digest for result in results), digest_size=16).hexdigest(),
+        digest=hashlib.blake2b(b"".join(each.digest for each in compared.values()), digest_size=16).hexdigest(),
+        compared=compared,
         state=state,
     )
 
@@ -101,11 +124,12 @@ def _squared_difference(reference: Reference, name: str, decoded: Tensor) -> tup
     In pieces: the whole original, and float64 copies of it, would be the largest things in memory.
     """
     spec = reference.specs[name]
+    flat = decoded.reshape(-1)
     error = norm = 0.0
     start = 0
     for chunk in reference.chunks(name):
         before = from_bytes(chunk, PlaneSpec((len(chunk) // spec.item_bytes,), spec.dtype))
-        after = decoded.reshape(-1)[start : start + before.numel()]
+        after = flat[start : start + before.numel()]
         start += before.numel()
         if not spec.is_real:
             if not torch.equal(before, after):

@@ -14,6 +14,7 @@ from torch import nn
 
 import stackc
 from stackc.core.spec import PlaneSpec
+from stackc.reporting import weight_errors
 from stackc.transforms.int import Int
 from stackc.util import peak_memory as meter
 
@@ -100,6 +101,27 @@ def test_small_planes_of_one_block_are_read_from_the_file_once(tmp_path: Path, m
         one_by_one = [artifact[name] for name in artifact]
         assert len(reads) == 1
     assert len(one_by_one) == 50
+
+
+def test_bits_that_an_earlier_file_had_are_not_compared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+    difference = weight_errors._squared_difference
+
+    def counted(reference, name, decoded):
+        compared.append(name)
+        return difference(reference, name, decoded)
+
+    monkeypatch.setattr(weight_errors, "_squared_difference", counted)
+    _, report = stackc.compress(
+        Many(20), {"stages": ["int8", "zstd", {"use": "zstd", "allow_empty": True}]}, tmp_path / "a"
+    )
+    assert len(compared) == 20
+    errors = [row.weight_error for row in report.stages]
+    assert errors[0] == errors[1] == errors[2] > 0
+
+    compared.clear()
+    stackc.compress(Many(20), {"stages": [{"use": "prune", "sparsity": 0.5}, "int8", "zstd"]}, tmp_path / "b")
+    assert len(compared) == 40  # both stages that lose something, and not the last one
 
 
 @pytest.mark.parametrize("stages", [["zstd"], ["int8", "zstd"]])

@@ -91,6 +91,8 @@ def choose_classes(symbols: np.ndarray, alphabet: int, sizes: np.ndarray, width:
         (Classes(width, None, columns), column_bits),
         (Classes(width, rows, columns), row_bits + column_bits),
     ):
+        if least is not None and side_bits >= least:
+            continue
         entropy, cells, totals = kernels.model_cost(
             symbols,
             (no_rows if choice.rows is None else rows)[:height],

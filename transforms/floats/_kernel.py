@@ -1,6 +1,6 @@
-"""Compiled loops of adaptive streams, which the packer ``floats`` is made of.
+"""Compiled loops of the packer ``floats``: taking elements apart, and adaptive streams.
 
-All arithmetic is on int64, and every value stays between 0 and 2**62.
+All arithmetic of streams is on int64, and every value stays between 0 and 2**62.
 """
 
 # mypy: disallow-untyped-decorators=False
@@ -35,6 +35,79 @@ _LOG2_BITS = 12
 
 #: The decoder looks a symbol up by its slot without so many low bits, and goes on from there.
 _BUCKET = 5
+
+
+@compiled
+def find_exponents(words: np.ndarray, shift: int, occurs: np.ndarray) -> bool:
+    """Mark the exponents of all elements whose bits are not all 0, and say whether there are others.
+
+    Parameters
+    ----------
+    words : ndarray
+        Shape ``(n,)``, the elements' bits as unsigned integers.
+    shift : int
+        Bits below the exponent.
+    occurs : ndarray
+        bool, one for each exponent that there can be; the result.
+    """
+    zeros = False
+    for element in words:
+        word = numpy.uint64(element)
+        if word:
+            occurs[numpy.int64(word >> numpy.uint64(shift)) & (occurs.size - 1)] = True
+        else:
+            zeros = True
+    return zeros
+
+
+@compiled
+def take_apart(
+    words: np.ndarray,
+    index: np.ndarray,
+    top_bits: int,
+    symbols: np.ndarray,
+    sizes: np.ndarray,
+    tops: np.ndarray,
+    nibbles: np.ndarray,
+    lows: np.ndarray,
+) -> None:
+    """Fill in the parts of elements; all but symbols and sizes leave out those whose bits are all 0.
+
+    Parameters
+    ----------
+    words : ndarray
+        Shape ``(n,)``, the elements' bits as unsigned integers: sign, exponent, top, a nibble or none, low bytes.
+    index : ndarray
+        Symbol of each exponent that there can be.
+    top_bits : int
+        Bits of the top.
+    symbols, sizes : ndarray
+        uint8 and uint16, shape ``(n,)``: numbers of exponents, and eight times the binary logarithms plus a constant; both
+        are 0 if the bits are.
+    tops, nibbles, lows : ndarray
+        uint8, shapes ``(m,)``, ``(m,)`` or ``(0,)`` without nibbles, and ``(low bytes, m)``, for ``m`` elements with a bit
+        that is not 0. A sign is above its top.
+    """
+    low_bits = 8 * lows.shape[0]
+    top_shift = low_bits + 4 * (nibbles.size > 0)
+    place = 0
+    for i in range(words.size):
+        word = numpy.uint64(words[i])
+        if not word:
+            symbols[i] = 0
+            sizes[i] = 0
+            continue
+        upper = numpy.int64(word >> numpy.uint64(top_shift))  # sign, exponent and top: at most 16 bits
+        power = (upper >> top_bits) & (index.size - 1)
+        symbols[i] = index[power]
+        # one octave is eight, and no element has size 0
+        sizes[i] = (power + 1) << 3 | (upper << 3 >> top_bits) & 7
+        tops[place] = upper // index.size & (1 << top_bits) | upper & ((1 << top_bits) - 1)
+        if nibbles.size:
+            nibbles[place] = (word >> numpy.uint64(low_bits)) & numpy.uint64(15)
+        for byte in range(lows.shape[0]):
+            lows[byte, place] = (word >> numpy.uint64(8 * byte)) & numpy.uint64(255)
+        place += 1
 
 
 @compiled

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stackc.util.errors import ArtifactError
 from stackc.util.lazy import numpy
 
+from ..shared.kernels import kernel
 from ..zstd import _compress, _decompress
 from ._classes import CLASSES, CONTEXTS, Classes, choose_classes, contexts_of
 from ._stream import read_stream, write_stream
@@ -185,14 +186,8 @@ def read_split(data: bytes, count: int, layout: Layout) -> np.ndarray:
 def _exponents(words: np.ndarray, layout: Layout) -> tuple[np.ndarray, int]:
     """The exponents of all elements that are not +0, in ascending order, and 1 if there are such elements, else 0."""
     occurs = numpy.zeros(1 << layout.exponent_bits, numpy.bool_)
-    zeros = 0
-    for start in range(0, words.size, _CHUNK):
-        chunk = words[start : start + _CHUNK]
-        if not chunk.all():
-            zeros = 1
-            chunk = chunk[chunk != 0]
-        occurs[(chunk >> layout.exponent_shift) & (occurs.size - 1)] = True
-    return numpy.flatnonzero(occurs), zeros
+    zeros = kernel("floats._kernel").find_exponents(words, layout.exponent_shift, occurs)
+    return numpy.flatnonzero(occurs), int(zeros)
 
 
 def _take_apart(words: np.ndarray, layout: Layout, exponents: np.ndarray, zeros: int) -> tuple[_Parts, np.ndarray]:
@@ -204,28 +199,7 @@ def _take_apart(words: np.ndarray, layout: Layout, exponents: np.ndarray, zeros:
     tops = numpy.empty(count, numpy.uint8)
     nibbles = numpy.empty(count if layout.has_nibble else 0, numpy.uint8)
     lows = numpy.empty((layout.low_bytes, count), numpy.uint8)
-    end = 0
-    for start in range(0, words.size, _CHUNK):
-        part = slice(start, start + _CHUNK)
-        chunk = words[part]
-        upper = (chunk >> layout.top_shift).astype(numpy.uint16)  # sign, exponent and top: at most 16 bits
-        power = (upper >> layout.top_bits) & (index.size - 1)
-        symbols[part] = index[power]
-        # one octave is eight, and no element has size 0
-        size = (power + 1) << 3 | (upper << 3 >> layout.top_bits) & 7
-        if zeros:
-            kept = chunk != 0
-            symbols[part] *= kept
-            size *= kept
-            chunk, upper = chunk[kept], upper[kept]
-        sizes[part] = size
-        begin, end = end, end + chunk.size
-        sign = chunk >> layout.sign_shift << layout.top_bits
-        tops[begin:end] = sign.astype(numpy.uint16) | upper & ((1 << layout.top_bits) - 1)
-        if layout.has_nibble:
-            nibbles[begin:end] = (chunk >> 8 * layout.low_bytes) & 15
-        for byte in range(layout.low_bytes):
-            lows[byte, begin:end] = (chunk >> 8 * byte).astype(numpy.uint8)
+    kernel("floats._kernel").take_apart(words, index, layout.top_bits, symbols, sizes, tops, nibbles, lows)
     return _Parts(symbols, _without_zeros(symbols, zeros), tops, nibbles, lows), sizes
 
 
@@ -260,8 +234,8 @@ def _without_zeros(symbols: np.ndarray, zeros: int) -> np.ndarray:
 def _write_nibbles(nibbles: np.ndarray) -> tuple[bool, bytes]:
     """Whether coding nibbles makes them smaller, and the smaller form."""
     plain = _pack_nibbles(nibbles)
-    counts = numpy.bincount(nibbles[:: -(-nibbles.size // _SAMPLE)], minlength=16)
-    if counts.max() * 16 < counts.sum() * _EVEN:
+    sample = nibbles[:: -(-nibbles.size // _SAMPLE)]
+    if numpy.bincount(sample).max() * 16 < sample.size * _EVEN:
         return False, plain
     coded = write_stream(nibbles, 16)
     return (True, coded) if len(coded) < len(plain) else (False, plain)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stackc.util.errors import ArtifactError
 from stackc.util.lazy import numpy
+
+from ..shared.kernels import kernel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,7 @@ def write_stream(
     if contexts is None:
         contexts = numpy.zeros(symbols.size, numpy.uint8)
     out = numpy.empty(2 * symbols.size + 16, numpy.uint8)
-    start = _kernel().encode(symbols, contexts, context_count, alphabet, out)
+    start = kernel("floats._kernel").encode(symbols, contexts, context_count, alphabet, out)
     stream: bytes = out[start:].tobytes()
     return stream
 
@@ -94,13 +95,7 @@ def read_stream(
     if contexts is None:
         contexts = numpy.zeros(count, numpy.uint8)
     symbols = numpy.empty(count, numpy.uint8)
-    end = _kernel().decode(data, position, contexts, context_count, alphabet, symbols)
+    end = kernel("floats._kernel").decode(data, position, contexts, context_count, alphabet, symbols)
     if end < 0:
         raise ArtifactError(f"an adaptive stream of {count} symbols does not end where they do; the file is damaged")
     return symbols, int(end)
-
-
-def _kernel() -> Any:
-    # By its full name: numba keeps compiled code with the file but looks for the name that the module had at that time,
-    # and the doctests of this folder run under another one.
-    return importlib.import_module("stackc.transforms.floats._kernel")

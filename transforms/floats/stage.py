@@ -75,7 +75,7 @@ class Floats(Packer, frozen=True):
         split = write_split(words, LAYOUTS[spec.dtype], _width(spec))
         if split is not None and 1 + len(split) < len(best):
             best = bytes([_SPLIT]) + split
-        if _suits_zstd(words.tobytes(), spec.item_bytes, len(best)):
+        if _suits_zstd(words.view(numpy.uint8).data, spec.item_bytes, len(best)):
             best = min(best, bytes([_ZSTD]) + Zstd().pack(x, spec), key=len)
         return best
 
@@ -96,7 +96,7 @@ class Floats(Packer, frozen=True):
         return min(1, len(data))
 
 
-def _suits_zstd(content: bytes, item_bytes: int, known: int) -> bool:
+def _suits_zstd(content: memoryview, item_bytes: int, known: int) -> bool:
     """Whether Zstandard at its best may take fewer than the known bytes, as its fastest level tells."""
     if len(_compress(content, _TRIAL_LEVEL)) < _WORTH_TRYING * known:
         return True

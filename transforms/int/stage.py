@@ -248,7 +248,8 @@ class Int(Trainable, Allocated, Calibrated, frozen=True):
             return {"codes": (x < 0).to(torch.int8).neg(), "scale": scale}
         lo, hi = self._range
         # torchao multiplies; a step is divided by, since codes may be large. In place from here on: embeddings are large.
-        places = parts * (1.0 / scale)[..., None] if self.step is None else parts.to(scale.dtype) / scale[..., None]
+        wide = scale.unsqueeze(-1)
+        places = parts * wide.reciprocal() if self.step is None else parts.to(scale.dtype) / wide
         if self.rdo:
             from ._rate_aware import rate_aware
 

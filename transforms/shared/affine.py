@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from stackc.core.spec import PlaneSpec
+from stackc.core.transform import is_finite
 from stackc.util.errors import TensorError
 from stackc.util.lazy import torch
 from stackc.util.parallel import one_thread_per_operation
@@ -43,10 +44,11 @@ def blocks_of_rows(shape: tuple[int, ...], size: int | None) -> Blocks:
 
 def cut(x: Tensor, blocks: Blocks) -> Tensor:
     """Values by block, shape ``(*scale_shape, size)``, padded with zeros, which no range or mean magnitude notices."""
-    rows = x.reshape(*blocks.lead, blocks.width)
     missing = blocks.groups * blocks.size - blocks.width
-    if missing:
-        rows = torch.cat([rows, rows.new_zeros(*blocks.lead, missing)], dim=-1)
+    if not missing:
+        return x.reshape(*blocks.scale_shape, blocks.size)
+    rows = x.reshape(*blocks.lead, blocks.width)
+    rows = torch.cat([rows, rows.new_zeros(*blocks.lead, missing)], dim=-1)
     return rows.reshape(*blocks.scale_shape, blocks.size)
 
 
@@ -78,10 +80,10 @@ def affine(parts: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     stored = wide_dtype(parts.dtype)
     floor = torch.finfo(stored).smallest_normal
     least, most = (end.to(stored) for end in torch.aminmax(parts, dim=-1))
-    least, most = least.clamp(max=0), most.clamp(min=0)
-    if symmetric:
+    if symmetric:  # one of the two is no less than zero
         scale = (torch.maximum(-least, most) / (steps / 2)).clamp(min=floor)
         return scale, torch.zeros_like(scale)
+    least, most = least.clamp(max=0), most.clamp(min=0)
     scale = (most - least) / steps
     scale = torch.where(scale.isfinite(), scale, most / steps - least / steps).clamp(min=floor)
     zero_point = torch.clamp(-torch.round(least / scale), 0, steps)
@@ -105,7 +107,7 @@ def checked(scale: Tensor, x: Tensor) -> Tensor:
     TensorError
         If values are so large that it is not.
     """
-    if not bool(scale.isfinite().all()):
+    if not is_finite(scale):
         raise TensorError(
             f"values up to {float(x.abs().max()):g} are too large for a scale in {PlaneSpec.of(x).dtype}; use more bits"
         )

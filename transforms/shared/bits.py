@@ -49,11 +49,10 @@ def offsets(x: Tensor, spec: PlaneSpec) -> np.ndarray:
     """
     lo, span = alphabet(spec)
     flat = x.detach().cpu().contiguous().reshape(-1).numpy()
+    same = _unsigned(spec)
     out = numpy.empty(flat.size, unsigned_dtype(span.bit_length()))
-    low = numpy.uint64(lo % (1 << 64))
-    for start in range(0, flat.size, _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        out[chunk] = flat[chunk].astype(numpy.int64).view(numpy.uint64) - low
+    # Differences wrap around, and come out right whatever the sign of the bound.
+    numpy.subtract(flat.view(same), same.type(lo % (1 << 8 * same.itemsize)), out=out, casting="unsafe")
     return out
 
 
@@ -70,12 +69,14 @@ def from_offsets(values: np.ndarray, spec: PlaneSpec) -> Tensor:
         raise ArtifactError(
             f"a plane of {spec} holds the value {lo + int(values.max())}, above its upper bound; the file is damaged"
         )
-    out = numpy.empty(values.size, numpy.dtype(spec.dtype))
-    low = numpy.uint64(lo % (1 << 64))
-    for start in range(0, values.size, _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        out[chunk] = (values[chunk].astype(numpy.uint64) + low).view(numpy.int64)
-    return torch.from_numpy(out).reshape(spec.shape)
+    same = _unsigned(spec)
+    out = numpy.add(values, same.type(lo % (1 << 8 * same.itemsize)), dtype=same)
+    return torch.from_numpy(out.view(spec.dtype)).reshape(spec.shape)
+
+
+def _unsigned(spec: PlaneSpec) -> np.dtype[np.unsignedinteger]:
+    """The unsigned dtype of as many bytes as the elements of a plane of integers have."""
+    return numpy.dtype(f"u{spec.item_bytes}")
 
 
 def pack_bits(values: np.ndarray, width: int) -> bytes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
 
+@functools.cache
 def kernel(name: str) -> Any:
     """The module of a kernel, such as ``tcq._trellis_kernel``, by the name that it has when installed.
 
