@@ -13,7 +13,7 @@ from stackc.artifact.bases import Base, Bases, Outside
 from stackc.artifact.decoder import Decoder, Entry, StoredPlane
 from stackc.artifact.limits import MAX_CHAIN, kept_limit
 from stackc.artifact.manifest import Manifest
-from stackc.artifact.memo import Memo
+from stackc.artifact.kept_planes import KeptPlanes
 from stackc.artifact.usage import Needs, Usage, usage
 from stackc.core.spec import PlaneSpec, total_bytes
 from stackc.core.stack import SharedUse, Stack, shared_name
@@ -54,7 +54,7 @@ class SharedPlanes(Mapping[str, "Tensor"]):
         self._decoder = decoder
         self._bases = bases
         self._allowance = allowance
-        self._memo = Memo(kept_limit(total_bytes(tensors.values())))
+        self._memo = KeptPlanes(kept_limit(total_bytes(tensors.values())))
         self.numbers = {shared_name(number): number for number in range(len(manifest.shared))}
         self.specs = {shared_name(number): entry.spec for number, entry in enumerate(manifest.shared)}
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stackc.artifact import container
-from stackc.artifact.memo import Memo
+from stackc.artifact.kept_planes import Memo
 from stackc.artifact.reader import Artifact
 from stackc.artifact.repacking import repack
 from stackc.core.planes import to_bytes

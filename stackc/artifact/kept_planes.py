@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Memo:
+class KeptPlanes:
     """Tensors by number, the least recently used of them dropped when there are too many bytes.
 
     While one thread makes a tensor, others that want it wait, and then share it. Making one may ask for others, as long
@@ -25,7 +25,7 @@ class Memo:
     Examples
     --------
     >>> import torch
-    >>> memo = Memo(100)
+    >>> memo = KeptPlanes(100)
     >>> memo.get(0, lambda: torch.zeros(3)) is memo.get(0, lambda: torch.ones(3))
     True
     """
