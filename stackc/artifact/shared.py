@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from stackc.artifact.allowance import Allowance
 from stackc.artifact.bases import Base, Bases, Outside
 from stackc.artifact.decoder import Decoder, Entry, StoredPlane
+from stackc.artifact.kept_planes import KeptPlanes
 from stackc.artifact.limits import MAX_CHAIN, kept_limit
 from stackc.artifact.manifest import Manifest
-from stackc.artifact.kept_planes import KeptPlanes
 from stackc.artifact.usage import Needs, Usage, usage
 from stackc.core.spec import PlaneSpec, total_bytes
 from stackc.core.stack import SharedUse, Stack, shared_name

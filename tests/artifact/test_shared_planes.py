@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stackc.artifact import container
-from stackc.artifact.kept_planes import Memo
+from stackc.artifact.kept_planes import KeptPlanes
 from stackc.artifact.reader import Artifact
 from stackc.artifact.repacking import repack
 from stackc.core.planes import to_bytes
@@ -94,7 +94,7 @@ def test_shared_planes_are_evaluated_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_memo_makes_each_once_and_keeps_few() -> None:
-    memo, made, ready = Memo(100), [], threading.Barrier(4)
+    memo, made, ready = KeptPlanes(100), [], threading.Barrier(4)
 
     def make() -> torch.Tensor:
         made.append(1)
