@@ -74,6 +74,8 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
     lighter: ClassVar[str] = "compress these planes with later stages, or leave small tensors out of this one with 'on'"
     #: Fields that only `encode` reads: the file does not hold them.
     encode_only: ClassVar[frozenset[str]] = frozenset()
+    #: Fields that only files hold, each with what a recipe says instead: `stored` sets them, and no recipe may.
+    stored_only: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @abc.abstractmethod
     def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:

@@ -62,7 +62,11 @@ def settings_fingerprint(recipe: Recipe) -> str:
 
 
 def _fields(config: Transform | Packer | TrainingStage) -> dict[str, Any]:
-    return config_fields(config) if isinstance(config, Transform) else msgspec.to_builtins(config)
+    """The fields of a stage as a recipe gives them."""
+    if not isinstance(config, Transform):
+        fields: dict[str, Any] = msgspec.to_builtins(config)
+        return fields
+    return {name: value for name, value in config_fields(config).items() if name not in config.stored_only}
 
 
 def _given(settings: msgspec.Struct) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ import msgspec
 from stackc.core.packer import Packer
 from stackc.core.registry import find
 from stackc.core.training import TrainingStage
+from stackc.core.transform import Transform
 from stackc.recipe.allocation import AllocateSettings
 from stackc.recipe.controls import CONTROL_NAMES, ControlName, SeedCount
 from stackc.recipe.document import Document, Path_, read_document
@@ -187,7 +189,8 @@ def _parse_stage(document: Document, path: Path_, value: Any) -> Stage:
         raise RecipeError(f"{document.where((*path, 'use'))}: {error}") from error
     except DependencyError as error:
         raise DependencyError(f"{document.where((*path, 'use'))}: {error}") from error
-    fields = [field.name for field in msgspec.structs.fields(entry.stage)]
+    stored: Mapping[str, str] = entry.stage.stored_only if issubclass(entry.stage, Transform) else {}
+    fields = [field.name for field in msgspec.structs.fields(entry.stage) if field.name not in stored]
     config: dict[str, Any] = dict(entry.fields)
     for key, item in value.items():
         if key in STAGE_KEYS:
@@ -196,6 +199,10 @@ def _parse_stage(document: Document, path: Path_, value: Any) -> Stage:
             raise RecipeError(
                 f"{document.where((*path, key))}: {use} already means {entry.stage.name} with {key}={entry.fields[key]}; "
                 f"write 'use: {entry.stage.name}' to choose it"
+            )
+        if key in stored:
+            raise RecipeError(
+                f"{document.where((*path, key))}: {key!r} is for files, recipes do not say it; {stored[key]}"
             )
         if key not in fields:
             _require_word(document, path, key)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stackc.core.registry import find, names
+from stackc.core.transform import Transform
 from stackc.recipe.allocation import AllocateSettings
 from stackc.recipe.controls import CONTROL_NAMES
 from stackc.recipe.recipe import BUNDLES, RECIPE_FORMAT, CalibrationSettings, Lock
@@ -59,7 +60,7 @@ class Fields(NamedTuple):
 
 
 def fields_of(kind: type[msgspec.Struct]) -> Fields:
-    """The fields of a stage's or task's class.
+    """The fields of a stage's or task's class that a recipe may give.
 
     A field without a description takes that of the ``Parameters`` section of the class's docstring.
 
@@ -79,9 +80,11 @@ def fields_of(kind: type[msgspec.Struct]) -> Fields:
         raise DependencyError(f"the fields of {kind.__name__} cannot be written in a recipe: {error}") from error
     schema = components.pop(reference["$ref"].removeprefix("#/$defs/"))
     documented = documented_parameters(kind)
+    stored = kind.stored_only if issubclass(kind, Transform) else ()
     properties = {
         name: field if "description" in field or name not in documented else {"description": documented[name], **field}
         for name, field in schema.get("properties", {}).items()
+        if name not in stored
     }
     return Fields(properties, list(schema.get("required", [])), components)
 

@@ -77,9 +77,9 @@ def test_a_quick_run_has_the_counts_of_all_stages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dims", [1, 2])
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_codebook_that_narrows_its_own_entries_is_counted(dims: int, shared: bool) -> None:
-    book = {"use": "codebook", "entries": 8, "dims": dims, "shared": shared, "dtype": "float16"}
+@pytest.mark.parametrize("group", [None, "all"])
+def test_a_codebook_that_narrows_its_own_entries_is_counted(dims: int, group: str | None) -> None:
+    book = {"use": "codebook", "entries": 8, "dims": dims, "group": group, "dtype": "float16"}
     report = reported(book, magnitude=1e-9)
     (row,) = report.stages[0].zeroed
     assert (row.plane, row.tensors) == ("codebook", 1)

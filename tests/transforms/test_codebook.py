@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 import stackc
 from stackc.core.spec import PlaneSpec
 from stackc.core.transform import Known, Weighted
+from stackc.recipe.parse import recipe_from
 from stackc.testing import transform_checks
 from stackc.testing.planes import random_words
-from stackc.transforms.codebook import Codebook, _kmeans
+from stackc.transforms.codebook import Codebook, Codebook1, Codebook2, _kmeans
 from stackc.transforms.int import Int
-from stackc.util.errors import SpecError, TensorError
+from stackc.util.errors import RecipeError, SpecError, TensorError
 
 BATTERY = {
     "values": Codebook(),
     "pairs": Codebook(entries=64, dims=2, dtype="float16"),
-    "shared blocks": Codebook(entries=32, dims=7, shared=True),
+    "blocks of a group": Codebook(entries=32, dims=7, group="all"),
 }
 
 
@@ -126,14 +127,16 @@ def test_several_values_per_code_find_structure_that_one_does_not():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dims", [1, 2, 5])
-@pytest.mark.parametrize("shared", [False, True])
-def test_few_distinct_vectors_are_exact(dtype, dims, shared):
+@pytest.mark.parametrize("group", [None, "all"])
+def test_few_distinct_vectors_are_exact(dtype, dims, group):
     kinds = gauss((7, 1)).double()
     kinds[3] = torch.nextafter(kinds[2], torch.tensor(9.0, dtype=torch.float64))
     x = kinds.to(dtype)[torch.arange(60) * 11 % 7].reshape(60, 1).expand(60, dims).reshape(20, 3 * dims)
-    stage = Codebook(entries=7, dims=dims, shared=shared)
-    stage = stage.settle({"x": Weighted(x)})["x"]
+    stage = Codebook(entries=7, dims=dims, group=group)
     assert torch.equal(decoded(stage, x), x)
+    shared = stage.find_common({"x": Weighted(x[:10]), "y": Weighted(x[10:])}) if group else {}
+    planes = stage.encode(x, Known(shared=shared))
+    assert torch.equal(stage.stored.decode(planes, PlaneSpec.of(x)), x)
     assert stage.error_bound(x) == 0
 
 
@@ -258,17 +261,15 @@ class Layers(torch.nn.Module):
             self.register_buffer(f"w{number}", laplace((count, 64, 48))[number].clone())
 
 
-def test_a_shared_codebook_is_stored_once():
+def test_the_codebook_of_a_group_is_stored_once():
     """In float16 and coded as they are, ten codebooks of 128 x 4 numbers take 10,240 bytes."""
     stage = {"use": "codebook", "entries": 128, "dims": 4, "dtype": "float16"}
     artifact, own = stackc.compress(Layers(10), {"stages": [stage]})
     artifact.close()
-    artifact, one = stackc.compress(Layers(10), {"stages": [{**stage, "shared": True}]})
+    artifact, one = stackc.compress(Layers(10), {"stages": [{**stage, "group": "all"}]})
     with artifact:
-        assert len(artifact.manifest.stacks) == 1
-        assert {artifact.stack(name).transform.table for name in artifact.specs} == {
-            artifact.stack("w0").transform.table
-        }
+        assert len(artifact.shared) == 1
+        assert artifact.stack("w0") == artifact.stack("w9")
     saved = own.file.bytes - one.file.bytes
     assert saved == pytest.approx(9 * 128 * 4 * 2, rel=0.05)
     # a codebook of their own is made for six vectors per entry, and fits these very well
@@ -282,27 +283,85 @@ def least_error(x, book):
     return sum(float(torch.cdist(piece, book[:, : piece.shape[1]]).square().amin(1).sum()) for piece in pieces)
 
 
-def test_a_shared_codebook_serves_planes_of_all_shapes_and_dtypes():
+def test_the_codebook_of_a_group_serves_planes_of_all_shapes():
     planes = {
         "matrix": gauss((30, 20)),
-        "double": gauss((9, 4)).double(),
-        "narrow": gauss((40, 1)),
+        "long rows": gauss((2, 90)),
+        "short rows": gauss((40, 3)),
         "half": gauss((6, 5)).half(),
-        "number": gauss((1,))[0],
+        "vector": gauss((9,)),
         "empty": torch.zeros(0, 4),
     }
-    unsettled = Codebook(entries=64, dims=3, shared=True)
-    assert unsettled.error_bound(planes["matrix"]) == math.inf
-    settled = unsettled.settle({name: Weighted(plane) for name, plane in planes.items()})
-    assert len(set(settled.values())) == 1
-    stage = settled["matrix"]
-    assert stage.dtype == "float64"
-    book = torch.frombuffer(bytearray(stage.table), dtype=torch.float64).reshape(-1, 3)
+    stage = Codebook(entries=64, dims=3, group="all")
+    common = stage.find_common({name: Weighted(plane) for name, plane in planes.items()})
     for x in planes.values():
-        y = decoded(stage, x)
-        assert y.shape == x.shape
+        made = stage.encode(x, Known(shared=common))
+        assert made["codebook"] is common["codebook"]
+        y = stage.stored.decode(made, PlaneSpec.of(x))
         error = float((y.double() - x.double()).square().sum())
-        assert error == pytest.approx(least_error(x, book), rel=1e-2, abs=1e-12)
+        assert error == pytest.approx(least_error(x, common["codebook"].double()), rel=1e-2, abs=1e-12)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_entries_that_a_group_does_not_need_repeat_the_last_one_and_are_not_used(dims):
+    kinds = gauss((3, dims))
+    stage = Codebook(entries=300, dims=dims, group="all")
+    x = torch.cat([kinds, 2 * kinds])[torch.arange(40) % 6]
+    common = stage.find_common({"x": Weighted(x), "empty": Weighted(torch.zeros(0, dims))})
+    book = common["codebook"]
+    assert book.shape == (300, dims)
+    assert torch.equal(book[6:], book[5:6].expand(294, dims))
+    above = torch.cat([x, 9 * book[5:6].abs()])
+    assert stage.encode(above, Known(shared=common))["codes"].unique().tolist() == [0, 1, 2, 3, 4, 5]
+    assert stage.plan(PlaneSpec.of(x))["codes"].hi == 299
+    nothing = stage.find_common({"empty": Weighted(torch.zeros(0, dims))})["codebook"]
+    assert torch.equal(nothing, torch.zeros(300, dims))
+
+
+def test_row_weights_of_a_group_count_within_each_plane():
+    x = torch.cat([gauss((300, 8)), 3 + gauss((300, 8))])
+    weights = torch.cat([torch.full((300,), 50.0), torch.ones(300)])
+    stage = Codebook(entries=8, group="all")
+
+    def book(scale):
+        return stage.find_common({"x": Weighted(x, scale * weights), "y": Weighted(x)})["codebook"]
+
+    assert torch.equal(book(1), book(4))
+    assert float(book(1).mean()) < float(stage.find_common({"x": Weighted(x), "y": Weighted(x)})["codebook"].mean())
+
+
+def test_the_file_says_that_there_is_a_group_and_not_which():
+    assert Codebook(group=("a*", "b*")).stored == Codebook(shared=True)
+    assert Codebook(entries=9).stored == Codebook(entries=9)
+    few = PlaneSpec((2, 3), "float32")
+    assert Codebook(group="alike").plan(few) == Codebook(shared=True).plan(few) != Codebook().plan(few)
+
+
+def test_a_few_rows_are_looked_up_in_the_codebook_of_all():
+    x = gauss((400, 3))
+    stage = Codebook(entries=300)
+    planes = stage.encode(x)
+    some = stage.hold(x[7:9], planes)
+    assert torch.equal(some["codes"], planes["codes"][7:9])
+    assert stage.hold(x[:0], planes)["codes"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", [Codebook1, Codebook2])
+def test_formats_of_old_files_are_not_written(kind):
+    with pytest.raises(TensorError, match=f"codebook@{kind.version} is a format of old files"):
+        kind().encode(torch.ones(3))
+    for wrong in ({"table": b"1234"}, {"table": b"1234", "shared": True}, {"shared": True, "dtype": "float32"}):
+        with pytest.raises(ValueError, match="table goes with shared: true and the dtype"):
+            kind(**wrong)
+    for table in (b"", b"123456", bytes(4 * 17)):
+        with pytest.raises(ValueError, match="is not 1 to 16 entries of 1 float32 numbers"):
+            kind(shared=True, dtype="float32", table=table)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_recipe_that_says_shared_is_told_about_groups(value):
+    with pytest.raises(RecipeError, match=r"stages\[0\]\.shared: .*write group: all"):
+        recipe_from({"stages": [{"use": "codebook", "shared": value}]})
 
 
 def test_gradient_of_an_entry_is_the_sum_over_its_codes():
@@ -323,14 +382,6 @@ def test_what_does_not_fit_is_refused_with_a_remedy():
         Codebook(dtype="float16").encode(torch.tensor([1e6, 2.0]))
     with pytest.raises(TensorError, match="in float32; say dtype: float64"):
         Codebook(dtype="float32").encode(torch.tensor([1e60, 2.0], dtype=torch.float64))
-    with pytest.raises(TensorError, match="settle"):
-        Codebook(shared=True).encode(torch.ones(3))
-    for wrong in ({"table": b"1234"}, {"table": b"1234", "shared": True}):
-        with pytest.raises(ValueError, match="table goes with shared: true and the dtype"):
-            Codebook(**wrong)
-    for table in (b"", b"123456", bytes(4 * 17)):
-        with pytest.raises(ValueError, match="is not 1 to 16 entries of 1 float32 numbers"):
-            Codebook(shared=True, dtype="float32", table=table)
     for entries, dims in ((1, 1), (65537, 1), (4, 0)):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert({"entries": entries, "dims": dims}, Codebook)

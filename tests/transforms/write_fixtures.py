@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parent / "fixtures"
 #: Cases whose planes are rounded, so that their sums are exact.
 ROUNDED = ("seed-centred", "seed-uncentred")
 
-#: Formats of version 1 are among the files, but nothing writes them any more.
+#: Formats of older versions are among the files, but nothing writes them any more.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "prune@2-sparsity": ("prune", {"sparsity": 0.6}),
     "prune@2-rows": ("prune", {"rows": 0.5}),
@@ -44,9 +44,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "tcq-8-states": ("tcq", {"step": 0.1}),
     "tcq-4-states": ("tcq", {"step": 0.07, "states": 4, "rdo": 0.0}),
     "tcq-8-states-16-bits": ("tcq", {"step": 0.0001}),
-    "codebook@2-values": ("codebook", {"entries": 16}),
-    "codebook@2-vectors": ("codebook", {"entries": 20, "dims": 3, "dtype": "float16"}),
-    "codebook@2-shared": ("codebook", {"entries": 8, "dims": 4, "shared": True}),
+    "codebook@3-values": ("codebook", {"entries": 16}),
+    "codebook@3-vectors": ("codebook", {"entries": 20, "dims": 3, "dtype": "float16"}),
+    "codebook@3-group": ("codebook", {"entries": 50, "dims": 4, "group": "all"}),
     "cast-float16": ("cast", {"to": "float16"}),
     "cast-bfloat16": ("cast", {"to": "bfloat16"}),
 }
@@ -65,7 +65,7 @@ def write(case: str) -> None:
     """Write the fixture of one case."""
     name, config = CASES[case]
     transform = msgspec.convert(config, find(name).stage)
-    x = example_plane((12, 5, 1, 2) if "@2" in case else (12, 10))
+    x = example_plane((12, 5, 1, 2) if "@" in case else (12, 10))
     spec = PlaneSpec.of(x)
     if not transform.settled:
         transform = transform.settle({"x": Weighted(x)})["x"]

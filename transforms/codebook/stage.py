@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import msgspec
 
-from stackc.core.abilities import Narrowing, Settling, Trainable
-from stackc.core.planes import from_bytes, limited, to_bytes
-from stackc.core.spec import ITEM_BYTES, PlaneSpec, as_matrix, smallest_integer_dtype
+from stackc.core.abilities import Narrowing, Sharing, Trainable
+from stackc.core.spec import PlaneSpec, as_matrix, smallest_integer_dtype
 from stackc.core.transform import NOTHING, Known, Weighted, require_finite
 from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import numpy, torch
 
+from ..shared.groups import Group, grouped
 from . import _kmeans
+from ._table import looked_up
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 
-#: What it takes to round one number of a table, in multiplications of a matrix product.
-_TABLE_WORK = 64
-
-
-class Codebook(Trainable, Settling, Narrowing, frozen=True):
+class Codebook(Trainable, Narrowing, Sharing, frozen=True):
     """Store ``dims`` consecutive values of a row as one code: the number of the nearest entry of a table.
 
     With ``dims=1`` this is scalar quantisation to the levels of smallest squared error (Max 1960, Lloyd 1982), with more
@@ -39,7 +35,7 @@ class Codebook(Trainable, Settling, Narrowing, frozen=True):
     plane        shape                         holds
     ============ ============================= ==============================================================
     ``codes``    ``(*lead, ceil(width/dims))`` numbers of entries, in the narrowest integer dtype
-    ``codebook`` ``(entries, dims)``           the entries; absent with ``shared``
+    ``codebook`` ``(entries, dims)``           the entries
     ============ ============================= ==============================================================
 
     A row of a tensor with three or more axes is all that belongs to one place of the first axis, as in `int`; ``lead``
@@ -50,24 +46,25 @@ class Codebook(Trainable, Settling, Narrowing, frozen=True):
 
     A plane with no more distinct vectors than entries is exact, if the dtype of the codebook holds its values.
 
+    With ``group`` planes whose rows are at least as long as a vector have one codebook, which is stored once, with all its
+    entries. It is made from a sample of the vectors of all of them; row weights count within each plane. Planes of shorter
+    rows, or of another dtype where that decides on the dtype of the codebook, have others among themselves.
+
     Parameters
     ----------
     entries : int
         2 to 65,536, at most.
     dims : int
         Values per code.
-    shared : bool
-        Whether all matched planes have one codebook. `settle` makes it, and the file holds it in its table of stacks.
     dtype : {"float16", "float32", "float64"}, optional
-        Of the codebook; by default float32, or float64 if the plane (with ``shared``: any of them) is. Float16 halves the
-        codebook, for values of 6e-8 to 65,504.
-    table : bytes, optional
-        Entries of a shared codebook, little-endian. Written by `settle`, not by people.
-
-    Raises
-    ------
-    ValueError
-        If ``table`` comes without ``shared`` or ``dtype``, or is no whole number of entries.
+        Of the codebook; by default float32, or float64 if the plane is. Float16 halves the codebook, for values of 6e-8 to
+        65,504.
+    group : "all", "alike" or list of str, optional
+        Planes that have one codebook: all that the stage matches, those whose names are alike but for numbers, or those
+        that each of several patterns matches.
+    shared : bool
+        Whether the codebook has all its entries, however few vectors the plane has, because other planes use it too. Files
+        hold it; in a recipe it follows from ``group``.
 
     Examples
     --------
@@ -85,39 +82,30 @@ class Codebook(Trainable, Settling, Narrowing, frozen=True):
     """
 
     name: ClassVar[str] = "codebook"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     side: ClassVar[frozenset[str]] = frozenset({"codebook"})
-    lighter: ClassVar[str] = "fewer entries, dtype: float16 or shared: true makes it smaller"
+    lighter: ClassVar[str] = "fewer entries, dtype: float16 or group: all makes it smaller"
+    encode_only: ClassVar[frozenset[str]] = frozenset({"group"})
+    stored_only: ClassVar[Mapping[str, str]] = {"shared": "for one codebook of all planes that match, write group: all"}
 
     entries: Annotated[int, msgspec.Meta(ge=2, le=65536, description="entries of the codebook, at most")] = 16
     dims: Annotated[int, msgspec.Meta(ge=1, description="consecutive values of a row that share a code")] = 1
-    shared: Annotated[bool, msgspec.Meta(description="one codebook for all matched planes, stored once")] = False
     dtype: Annotated[
         Literal["float16", "float32", "float64"] | None,
         msgspec.Meta(description="dtype of the codebook; by default float32, or float64 of a float64 plane"),
     ] = None
-    table: Annotated[
-        bytes | None, msgspec.Meta(description="the shared codebook; stackc makes it for shared: true")
-    ] = None
-
-    def __post_init__(self) -> None:
-        if self.table is None:
-            return
-        if not self.shared or self.dtype is None:
-            raise ValueError("table goes with shared: true and the dtype of its numbers")
-        rows, rest = divmod(len(self.table), self.dims * ITEM_BYTES[self.dtype])
-        if rest or not 1 <= rows <= self.entries:
-            raise ValueError(
-                f"a table of {len(self.table)} bytes is not 1 to {self.entries} entries of {self.dims} {self.dtype} numbers"
-            )
+    group: Group = None
+    shared: Annotated[bool, msgspec.Meta(description="whether the codebook has all entries; follows from group")] = (
+        False
+    )
 
     @property
-    def settled(self) -> bool:
-        """Whether the codebook is made by `encode`, or is there already."""
-        return not self.shared or self.table is not None
+    def stored(self) -> Self:
+        """What the file stores: not which planes are in the group, but that there is one."""
+        return self if self.group is None else msgspec.structs.replace(self, group=None, shared=True)
 
     def plan(self, spec: PlaneSpec) -> dict[str, PlaneSpec]:
-        """Planes ``codes`` and, unless shared, ``codebook``.
+        """Planes ``codes`` and ``codebook``.
 
         Raises
         ------
@@ -126,32 +114,29 @@ class Codebook(Trainable, Settling, Narrowing, frozen=True):
         """
         if not spec.is_real:
             raise SpecError(f"codebook takes real planes (float16, bfloat16, float32, float64), this one is {spec}")
-        cut = _kmeans.grid(self._rows_in(spec.shape), self.dims)
-        entries = self._rows if self.shared else min(self.entries, cut.vectors)
-        most = max(entries - 1, 0)
-        codes = PlaneSpec((*cut.lead, cut.groups), smallest_integer_dtype(0, most), 0, most)
-        if self.shared:
-            return {"codes": codes}
+        cut = _kmeans.grid(as_matrix(spec.shape), self.dims)
+        whole = self.shared or self.group is not None
+        entries = self.entries if whole else min(self.entries, cut.vectors)
         dtype = self.dtype or ("float64" if spec.dtype == "float64" else "float32")
-        return {"codes": codes, "codebook": PlaneSpec((entries, cut.size), dtype)}
+        return {
+            "codes": _codes_spec((*cut.lead, cut.groups), entries),
+            "codebook": PlaneSpec((entries, cut.size), dtype),
+        }
 
     def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
-        """Find the entries and number them, or look up those of the shared codebook.
+        """Find the entries and number them, or look up those of the codebook that a group shares.
 
         Raises
         ------
         TensorError
-            If ``x`` holds NaN or infinity, if the entries overflow ``dtype``, or if the codebook is not settled yet.
+            If ``x`` holds NaN or infinity, or if the entries overflow ``dtype``.
         """
-        if not self.settled:
-            raise TensorError("a shared codebook is made from all tensors: settle() it first")
         specs = self.plan(PlaneSpec.of(x))
-        x = self._in_rows(x)
-        cut = _kmeans.grid(tuple(x.shape), self.dims)
-        if self.shared:
+        x = _in_rows(x)
+        if "codebook" in known.shared:
             require_finite(x)
-            table = self._book(cut.size).numpy()
-            return {"codes": _plane(_codes(x, table)[0], specs["codes"])}
+            return _with_codes(x, known.shared["codebook"])
+        cut = _kmeans.grid(tuple(x.shape), self.dims)
         book = specs["codebook"]
         if not cut.vectors:
             return {name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for name, spec in specs.items()}
@@ -162,40 +147,22 @@ class Codebook(Trainable, Settling, Narrowing, frozen=True):
         seen = _kmeans.extent(planes, cut.size)
         table = _rounded(_kmeans.fit(planes, cut.size, book.shape[0], seen, refine=True), book.dtype)
         codes, table = _numbered(*_codes(x, table), table)
-        table = numpy.concatenate([table, numpy.repeat(table[-1:], book.shape[0] - len(table), axis=0)])
-        return {"codes": _plane(codes, specs["codes"]), "codebook": torch.from_numpy(table)}
+        return {"codes": _plane(codes, specs["codes"]), "codebook": _filled_up(table, book.shape[0])}
 
     def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
         """Look every code up in the table, whose numbers are rounded to the dtype of the spec, by way of float32."""
-        cut = _kmeans.grid(self._rows_in(spec.shape), self.dims)
-        codes = planes["codes"]
-        book = self._book(cut.size).to(codes.device) if self.shared else planes["codebook"]
-        # two steps, because libraries differ in how they round float64 to half precision
-        book = limited(limited(book, "float64" if spec.dtype == "float64" else "float32"), spec.dtype)
-        if not spec.numel:
-            return book.new_zeros(spec.shape)
-        vectors = torch.nn.functional.embedding(codes.to(torch.int32), book)
-        rows = vectors.reshape(*cut.lead, cut.groups * cut.size)
-        return rows[..., : cut.width].reshape(spec.shape).contiguous()
-
-    def work(self, spec: PlaneSpec) -> int:
-        """Rounding the table, however few of its entries are looked up."""
-        return _TABLE_WORK * self._rows * self.dims if self.shared else 0
+        cut = _kmeans.grid(as_matrix(spec.shape), self.dims)
+        return looked_up(planes["codes"], planes["codebook"], cut, spec)
 
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Look up the nearest entry of the codebook that is there; gradients pass the look-up unchanged."""
-        specs = self.plan(PlaneSpec.of(x))
-        if self.shared or not x.numel():
-            return self.encode(x)
-        book = planes["codebook"].detach()
-        codes = _plane(_codes(self._in_rows(x), book.cpu().numpy())[0], specs["codes"])
-        return {"codes": codes.to(x.device), "codebook": book}
+        return _with_codes(_in_rows(x), planes["codebook"].detach())
 
     def narrowed(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Entries that are zero in half precision, beside the means of the values that they stand for."""
-        rows = self._in_rows(x)
+        rows = _in_rows(x)
         size = _kmeans.grid(tuple(rows.shape), self.dims).size
-        book = self._book(size) if self.shared else planes["codebook"]
+        book = planes["codebook"]
         lost = book == 0
         if torch.finfo(book.dtype).tiny <= torch.finfo(x.dtype).tiny or not x.numel() or not bool(lost.any()):
             return {}
@@ -215,39 +182,41 @@ class Codebook(Trainable, Settling, Narrowing, frozen=True):
 
     def row_planes(self, index: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor | None] | None:
         """Rows of ``codes`` are rows of the plane, unless codes stand for several values of one axis."""
-        if planes["codes"].ndim < 2:
-            return None
-        return {"codes": index} if self.shared else {"codes": index, "codebook": None}
+        return None if planes["codes"].ndim < 2 else {"codes": index, "codebook": None}
 
     def error_bound(self, x: Tensor) -> float:
-        """The error itself; infinity as long as a shared codebook is not there."""
-        if not self.settled:
-            return math.inf
+        """The error itself, with a codebook of its own."""
         decoded = self.decode(self.encode(x), PlaneSpec.of(x))
         return float(torch.linalg.vector_norm(x.detach().to(torch.float64) - decoded.to(torch.float64))) * (1 + 2**-40)
 
-    def settle(self, planes: Mapping[str, Weighted]) -> dict[str, Self]:
-        """Make the codebook that all planes share, from a sample of their vectors; row weights count within each plane.
+    @property
+    def common(self) -> frozenset[str]:
+        """The codebook of a group."""
+        return frozenset() if self.group is None else frozenset({"codebook"})
+
+    def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """As ``group`` says."""
+        return grouped(names, self.group)
+
+    def find_common(self, planes: Mapping[str, Weighted]) -> dict[str, Tensor]:
+        """Entries for all planes of the group, from a sample of their vectors; row weights count within each plane.
 
         Raises
         ------
         TensorError
             If a plane holds NaN or infinity, or the entries overflow ``dtype``.
         """
-        if self.settled:
-            return dict.fromkeys(planes, self)
+        book = self.plan(PlaneSpec.of(next(iter(planes.values())).plane))["codebook"]
+        entries, size = book.shape
 
         def walk() -> Iterator[Weighted]:
             for name in planes:
                 plane, weights = planes[name]
-                yield Weighted(self._in_rows(plane), weights)
+                yield Weighted(_in_rows(plane), weights)
 
-        seen = _kmeans.extent(walk, self.dims)
-        dtype = self.dtype or ("float64" if seen.double else "float32")
-        found = _kmeans.fit(walk, self.dims, self.entries, seen, refine=False) if seen.vectors else None
-        table = _rounded(numpy.zeros((1, self.dims)) if found is None else found, dtype)
-        settled = msgspec.structs.replace(self, dtype=dtype, table=to_bytes(torch.from_numpy(table)))
-        return dict.fromkeys(planes, settled)
+        seen = _kmeans.extent(walk, size)
+        found = _kmeans.fit(walk, size, entries, seen, refine=False) if seen.vectors else numpy.zeros((1, size))
+        return {"codebook": _filled_up(_rounded(found, book.dtype), entries)}
 
     def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
         """Rows of ``codes`` are rows of the input, unless that has one axis and codes stand for several values."""
@@ -255,33 +224,35 @@ class Codebook(Trainable, Settling, Narrowing, frozen=True):
         by_row = weights is not None and planes["codes"].shape[:1] == weights.shape
         return {"codes": Known(weights)} if by_row else {}
 
-    @property
-    def _rows(self) -> int:
-        """Entries of the shared codebook."""
-        if self.table is None or self.dtype is None:
-            return self.entries
-        return len(self.table) // (self.dims * ITEM_BYTES[self.dtype])
 
-    def _in_rows(self, x: Tensor) -> Tensor:
-        """A plane without its graph, in the shape in which its rows lie along the last axis."""
-        return x.detach().contiguous().reshape(self._rows_in(tuple(x.shape)))
-
-    def _rows_in(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return as_matrix(shape)
-
-    def _book(self, size: int) -> Tensor:
-        """The shared codebook, as far as the rows of a plane reach; shape ``(entries, size)``."""
-        whole = PlaneSpec((self._rows, self.dims), self.dtype or "float32")
-        return from_bytes(self.table or b"", whole)[:, :size].contiguous()
+def _in_rows(x: Tensor) -> Tensor:
+    """A plane without its graph, in the shape in which its rows lie along the last axis."""
+    return x.detach().contiguous().reshape(as_matrix(tuple(x.shape)))
 
 
-class Codebook1(Codebook, frozen=True):
-    """The format of old files: rows of every tensor lie along its last axis."""
+def _with_codes(rows: Tensor, book: Tensor) -> dict[str, Tensor]:
+    """The planes of rows whose vectors are looked up in a codebook that is there."""
+    cut = _kmeans.grid(tuple(rows.shape), book.shape[1])
+    # bounds are those of the codebook, not of the rows: a training step looks up a few of them in what all have
+    spec = _codes_spec((*cut.lead, cut.groups), len(book))
+    found = _codes(rows.cpu(), _without_repeats(book.cpu().numpy()))[0] if cut.vectors else numpy.zeros(0)
+    return {"codes": _plane(found, spec).to(rows.device), "codebook": book}
 
-    version: ClassVar[int] = 1
 
-    def _rows_in(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
+def _codes_spec(shape: tuple[int, ...], entries: int) -> PlaneSpec:
+    most = max(entries - 1, 0)
+    return PlaneSpec(shape, smallest_integer_dtype(0, most), 0, most)
+
+
+def _filled_up(table: np.ndarray, entries: int) -> Tensor:
+    """A table with so many entries; those that it lacks repeat the last one."""
+    return torch.from_numpy(numpy.concatenate([table, numpy.repeat(table[-1:], entries - len(table), axis=0)]))
+
+
+def _without_repeats(table: np.ndarray) -> np.ndarray:
+    """A table without entries at its end that repeat one before them."""
+    others = numpy.flatnonzero((table != table[-1:]).any(axis=1))
+    return table[: others[-1] + 2 if len(others) else 1]
 
 
 def _rounded(centroids: np.ndarray, dtype: str) -> np.ndarray:
