@@ -426,27 +426,35 @@ def shared_table(entries: int, dims: int, dtype: Any, table: Any) -> np.ndarray:
 
 
 def plan_codebook(
-    spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, table: Any, version: int
+    spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, version: int, table: Any = None
 ) -> list[Spec]:
     need(type(entries) is int and type(dims) is int and type(shared) is bool, "codebook fields")
     need(spec.dtype in REAL and 2 <= entries <= 65536 and dims >= 1, "codebook")
     lead, _, size, groups = codebook_shape(spec, dims, version)
-    if shared:
+    in_config = shared and version < 3
+    if in_config:
         rows = len(shared_table(entries, dims, dtype, table))
     else:
         need(table is None and dtype in (None, "float16", "float32", "float64"), "codebook")
-        rows = min(entries, math.prod(lead) * groups)
+        rows = entries if shared else min(entries, math.prod(lead) * groups)
     most = max(rows - 1, 0)
     narrowest = "int8" if most < 1 << 7 else "uint8" if most < 1 << 8 else "int16" if most < 1 << 15 else "int32"
     codes = Spec((*lead, groups), narrowest, 0, most)
-    return [codes] if shared else [codes, Spec((rows, size), dtype or spec.wide)]
+    return [codes] if in_config else [codes, Spec((rows, size), dtype or spec.wide)]
 
 
 def rebuild_codebook(
-    planes: list[np.ndarray], spec: Spec, entries: int, dims: int, shared: bool, dtype: Any, table: Any, version: int
+    planes: list[np.ndarray],
+    spec: Spec,
+    entries: int,
+    dims: int,
+    shared: bool,
+    dtype: Any,
+    version: int,
+    table: Any = None,
 ) -> np.ndarray:
     lead, width, size, groups = codebook_shape(spec, dims, version)
-    book = shared_table(entries, dims, dtype, table)[:, :size] if shared else planes[1]
+    book = shared_table(entries, dims, dtype, table)[:, :size] if shared and version < 3 else planes[1]
     values = book[planes[0]].reshape(*lead, groups * size)[..., :width].astype("float64")
     return limit(limit(values, spec.wide), spec.dtype).reshape(spec.shape)
 
@@ -954,7 +962,7 @@ TRANSFORMS: dict[tuple[str, int], tuple[Callable[..., list[Spec]], Callable[...,
     ("seed", 1): (plan_seed, rebuild_seed),
     **{("int", n): (partial(plan_int, version=n), partial(rebuild_int, version=n)) for n in (1, 2)},
     ("cast", 1): (plan_cast, rebuild_cast),
-    **{("codebook", n): (partial(plan_codebook, version=n), partial(rebuild_codebook, version=n)) for n in (1, 2)},
+    **{("codebook", n): (partial(plan_codebook, version=n), partial(rebuild_codebook, version=n)) for n in (1, 2, 3)},
     ("tcq", 1): (plan_tcq, rebuild_tcq),
 }
 PACKERS: dict[tuple[str, int], Callable[..., np.ndarray]] = {

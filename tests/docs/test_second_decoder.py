@@ -112,8 +112,8 @@ RECIPES = {
     "codebook of vectors": [{"use": "codebook", "entries": 300, "dims": 3}, "zstd"],
     "codebook in float16": [{"use": "codebook", "entries": 40, "dims": 5, "dtype": "float16"}, "raw"],
     "codebook in float64": [{"use": "codebook", "entries": 20, "dtype": "float64"}, "zstd"],
-    "codebook shared": [{"use": "codebook", "entries": 50, "dims": 4, "shared": True}, "ans"],
-    "codebook shared, float32": [{"use": "codebook", "entries": 9, "shared": True, "dtype": "float32"}, "raw"],
+    "codebook of a group": [{"use": "codebook", "entries": 50, "dims": 4, "group": "all"}, "ans"],
+    "codebook of a group, float32": [{"use": "codebook", "entries": 9, "group": "all", "dtype": "float32"}, "raw"],
     "fp16": ["fp16", "zstd"],
     "bf16": ["bf16", "raw"],
     "floats": ["floats", "zstd"],
@@ -175,7 +175,12 @@ TRANSFORMS = st.one_of(
         st.floats(0, 1),
     ),
     st.builds(lambda share: {"use": "prune", "sparsity": share, "scope": "global"}, st.floats(0, 1)),
-    st.builds(lambda rank, center: {"use": "seed", "rank": rank, "center": center}, st.integers(1, 8), st.booleans()),
+    st.builds(
+        lambda rank, center, group: {"use": "seed", "rank": rank, "center": center, "group": group},
+        st.integers(1, 8),
+        st.booleans(),
+        st.sampled_from([None, "all", "alike"]),
+    ),
     st.builds(
         lambda bits, symmetric, group: {
             "use": "int",
@@ -189,16 +194,16 @@ TRANSFORMS = st.one_of(
         st.one_of(st.sampled_from(["tensor", "row"]), st.integers(1, 30)),
     ),
     st.builds(
-        lambda entries, dims, shared, dtype: {
+        lambda entries, dims, group, dtype: {
             "use": "codebook",
             "entries": entries,
             "dims": dims,
-            "shared": shared,
+            "group": group,
             "dtype": dtype,
         },
         st.integers(2, 300),
         st.integers(1, 9),
-        st.booleans(),
+        st.sampled_from([None, "all", "alike", ["*a*", "*b*"]]),
         st.sampled_from([None, "float16", "float32", "float64"]),
     ),
     st.sampled_from([{"use": "fp16"}, {"use": "bf16"}]),

@@ -200,8 +200,12 @@ def cases() -> dict[str, Made | Planes]:
         "prune-2": Made(weights(5, 6), [{"use": "prune", "sparsity": 0.7}]),
         "prune-2-rows": Made(weights(4, 2, 3, 3), [{"use": "prune", "rows": 0.5}]),
         "prune-2-columns": Made(weights(4, 2, 3, 3), [{"use": "prune", "columns": 0.5}]),
+        # and version 2 of this one had a table in its configuration, where now planes have one in common
         "codebook-2": Made(weights(6, 10), [{"use": "codebook", "entries": 5}]),
         "codebook-2-convolution": Made(weights(4, 2, 3, 3), [{"use": "codebook", "entries": 6, "dims": 4}]),
+        "codebook-3": Made(weights(6, 10), [{"use": "codebook", "entries": 5}]),
+        "codebook-3-convolution": Made(weights(4, 2, 3, 3), [{"use": "codebook", "entries": 6, "dims": 4}]),
+        "codebook-3-one-user": Made(weights(3, 2), [{"use": "codebook", "entries": 9, "group": "all"}]),
         "prune-seed-int": Planes(seed_spec, deep, deep_planes),
         "fp16-floats-zstd": Made(weights(3, 4).repeat(8, 1), ["fp16", "floats"]),
         "prune-int8-ans-zstd": Made(weights(10, 6), [{"use": "prune", "rows": 0.5}, "int8", "ans", "zstd"]),
@@ -293,6 +297,17 @@ def write_shared_planes(folder: Path) -> Path:
     return path
 
 
+def write_codebook_of_a_group(folder: Path) -> Path:
+    """One codebook of two tensors, and one of two others whose rows are shorter than its vectors."""
+    path = folder / "codebook-3-group.stackc"
+    module = torch.nn.Module()
+    for name, shape in {"a": (6, 10), "b": (1, 7), "c": (6, 2), "d": (5, 2)}.items():
+        module.register_buffer(name, weights(*shape))
+    stages = [{"use": "codebook", "entries": 6, "dims": 3, "group": "all"}, {"use": "fp16", "on": "a/codebook"}]
+    compress_to_file(recipe_from({"stages": stages}), open_reference(module), path, evaluate=False, every_stage=False)
+    return path
+
+
 def expected(path: Path) -> Golden:
     """What a file decodes to today."""
     with Artifact(path) as artifact:
@@ -318,6 +333,7 @@ def main() -> None:
         "whole-model": write_whole_model,
         "companions": write_companions,
         "shared-planes": write_shared_planes,
+        "codebook-3-group": write_codebook_of_a_group,
     }
     for name, write_to in {**writers, **models}.items():
         if not (FOLDER / f"{name}.json").exists():

@@ -360,7 +360,7 @@ def test_formats_of_old_files_are_not_written(kind):
 
 @pytest.mark.parametrize("value", [True, False])
 def test_a_recipe_that_says_shared_is_told_about_groups(value):
-    with pytest.raises(RecipeError, match=r"stages\[0\]\.shared: .*write group: all"):
+    with pytest.raises(RecipeError, match=r"stages\[0\]\.shared \(recipe\): .*write group: all"):
         recipe_from({"stages": [{"use": "codebook", "shared": value}]})
 
 
