@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stackc.core.abilities import Allocated, Narrowing, Settling, Trainable, uses_moments
+from stackc.core.abilities import Allocated, Narrowing, Settling, Sharing, Trainable, uses_moments
+from stackc.core.spec import PlaneSpec
 from stackc.core.transform import Known, Weighted
-from stackc.testing.cases import Cases, LazyPlanes, second_moments
+from stackc.testing.cases import Case, Cases, LazyPlanes, row_weights, second_moments
 from stackc.testing.check import require
 from stackc.testing.config import check_config
-from stackc.testing.planes import same_bits
+from stackc.testing.planes import non_finite_planes, same_bits
 from stackc.testing.training import TrainingChecks
+from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+#: Planes that a stage may match, for the question which of them belong together.
+_NAMES = ("layer.0.weight", "layer.0.bias", "layer.1.weight", "layer.1.bias", "head", "head/values", "layer.2.weight")
 
 
 def ability_checks(cases: Cases) -> dict[str, Callable[[], None]]:
@@ -30,6 +35,10 @@ def ability_checks(cases: Cases) -> dict[str, Callable[[], None]]:
         checks["calibrated"] = lambda: _calibrated(cases)
     if isinstance(transform, Narrowing):
         checks["narrowed"] = lambda: _narrowed(cases)
+    if isinstance(transform, Sharing) and transform.common:
+        checks["groups"] = lambda: _groups(transform)
+        checks["common"] = lambda: _common(cases, transform)
+        checks["shared"] = lambda: _shared(cases, transform)
     if isinstance(transform, Trainable):
         training = TrainingChecks(cases)
         checks["hold"] = training.hold
@@ -117,3 +126,128 @@ def _narrowed(cases: Cases) -> None:
                 before.shape == after.shape,
                 f"narrowed gives two shapes for {name!r} of {case.name!r}: {tuple(before.shape)}, {tuple(after.shape)}",
             )
+
+
+def _groups(transform: Sharing) -> None:
+    found = transform.groups(_NAMES)
+    require(found == transform.groups(_NAMES), f"groups of {transform!r} gives other groups when asked again")
+    members = [name for group in found.values() for name in group]
+    unknown = sorted(set(members) - set(_NAMES))
+    require(not unknown, f"groups of {transform!r} has the planes {unknown}, which it was not given")
+    require(len(set(members)) == len(members), f"groups of {transform!r} puts a plane in two groups: {found}")
+    for name, group in found.items():
+        require(bool(name) and "/" not in name, f"the group {name!r} has no name that can be part of a plane's")
+        require(
+            group == sorted(group, key=_NAMES.index),
+            f"the group {name!r} has the planes {group}, which were given in another order",
+        )
+    require(transform.groups([]) == {}, f"groups of {transform!r} makes groups of no planes")
+
+
+def _common(cases: Cases, transform: Sharing) -> None:
+    for case in cases.cases:
+        specs = case.transform.plan(case.spec)
+        require(
+            transform.common <= set(specs),
+            f"common is {sorted(transform.common)}, and the plan of {case.name!r} names {list(specs)}",
+        )
+        for label, weights in _weights(case, cases.seed).items():
+            planes = _group(case, weights)
+            found = _of(case).find_common(planes)
+            require(
+                set(found) == transform.common,
+                f"find_common of {case.name!r} makes {sorted(found)}, common is {sorted(transform.common)}",
+            )
+            for name, plane in found.items():
+                difference = specs[name].mismatch(plane)
+                require(
+                    difference is None,
+                    f"find_common{label} breaks the plan of the plane {name!r} of {case.name!r}: {difference}",
+                )
+                require(
+                    not plane.is_floating_point() or bool(torch.isfinite(plane).all()),
+                    f"find_common{label} of {case.name!r} makes {name!r} with NaN or infinity",
+                )
+            again = _of(case).find_common(planes)
+            require(
+                all(same_bits(again[name], plane) for name, plane in found.items()),
+                f"find_common of {case.name!r} gives something else when it is called again",
+            )
+    if not transform.lossless:
+        _refuses_non_finite(cases, transform)
+
+
+def _refuses_non_finite(cases: Cases, transform: Sharing) -> None:
+    for name, plane in non_finite_planes(cases.seed).items():
+        try:
+            transform.plan(PlaneSpec.of(plane))
+        except SpecError:
+            continue
+        whole = torch.where(plane.isfinite(), plane, 0.0)
+        try:
+            transform.find_common(LazyPlanes({"a": Weighted(whole), "b": Weighted(plane)}))
+        except TensorError:
+            continue
+        raise AssertionError(f"find_common takes a plane with {name}; call stackc.core.transform.require_finite")
+
+
+def _shared(cases: Cases, transform: Sharing) -> None:
+    for case in cases.cases:
+        specs = case.transform.plan(case.spec)
+        group = _group(case, None)
+        shared = _of(case).find_common(group)
+        kept = {name: plane.clone() for name, plane in shared.items()}
+        for member in group:
+            made = case.transform.encode(group[member].plane, Known(shared=shared))
+            require(
+                list(made) == list(specs),
+                f"with the planes of its group, encode of {case.name!r} makes {list(made)}, planned are {list(specs)}",
+            )
+            for name, spec in specs.items():
+                difference = spec.mismatch(made[name])
+                require(
+                    difference is None,
+                    f"with the planes of its group, encode breaks the plan of {name!r} of {case.name!r}: {difference}",
+                )
+            for name, plane in kept.items():
+                require(same_bits(shared[name], plane), f"encode of {case.name!r} writes to the shared plane {name!r}")
+                require(
+                    same_bits(made[name], plane),
+                    f"encode of {case.name!r} returns another {name!r} than the one that its group shares",
+                )
+            stored = case.transform.stored
+            require(
+                list(stored.plan(case.spec).items()) == list(specs.items()),
+                f"what the file stores of {case.transform!r} plans {case.name!r} otherwise",
+            )
+            require(
+                same_bits(stored.decode(made, case.spec), case.transform.decode(made, case.spec)),
+                f"what the file stores of {case.transform!r} decodes {case.name!r} otherwise",
+            )
+            held = case.form.hold(group[member].plane, made)
+            require(
+                all(same_bits(held[name], plane) for name, plane in kept.items()),
+                f"hold of {case.name!r} changes a plane that its group shares",
+            )
+
+
+def _of(case: Case) -> Sharing:
+    assert isinstance(case.transform, Sharing)
+    return case.transform
+
+
+def _group(case: Case, weights: Tensor | None) -> LazyPlanes:
+    """A plane and another one of its kind, as a group."""
+    other = case.x.flip(0) if case.spec.shape else case.x
+    return LazyPlanes({"a": Weighted(case.x, weights), "b": Weighted(other)})
+
+
+def _weights(case: Case, seed: int) -> dict[str, Tensor | None]:
+    """Row weights to try, by what a message says about them."""
+    if not case.spec.shape:
+        return {"": None}
+    return {
+        "": None,
+        " with row weights": row_weights(case.x, seed),
+        " with row weights of 0": torch.zeros(len(case.x)),
+    }

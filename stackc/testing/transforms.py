@@ -84,6 +84,12 @@ def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str
         Second moments that change the form of the result, or divide by zero where there are no inputs.
     ``narrowed`` (of `Narrowing`)
         Planes that are no side information, or numbers that cannot be compared.
+    ``groups`` (of `Sharing` where it shares planes, as are the next two)
+        Groups that have a plane twice, that invent one, or that change.
+    ``common``
+        Planes of a group that are not as planned, differ when they are sought again, or are made of NaN.
+    ``shared``
+        An encoder that returns other planes than those its group shares, or a file that decodes them otherwise.
     ``hold`` (of `Trainable`, as are the next ones)
         A training step that encodes otherwise than the file: planes other than planned, or that decode to something else.
     ``relax``

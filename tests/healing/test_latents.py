@@ -75,7 +75,7 @@ STACKS: dict[str, tuple[Any, ...]] = {
     "seed without a mean, int": ({"use": "seed", "rank": 3, "center": False}, {"use": "int", "bits": 6}),
     "codebook": ({"use": "codebook", "entries": 16},),
     "codebook of vectors": ({"use": "codebook", "entries": 16, "dims": 4},),
-    "shared codebook": ({"use": "codebook", "entries": 16, "shared": True},),
+    "codebook of a group of one": ({"use": "codebook", "entries": 16, "group": "all"},),
     "int by row": ({"use": "int", "bits": 5},),
     "int in groups": ({"use": "int", "granularity": "group", "group_size": 8, "bits": 3},),
     "int with zero points": ({"use": "int", "symmetric": False, "bits": 4},),

@@ -13,7 +13,7 @@ from stackc.core.transform import NOTHING, Known, Transform, Weighted
 from stackc.testing.cases import row_weights
 from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import torch
-from tests.testing.sample_transforms import Absmax, KeepRows, Negate
+from tests.testing.sample_transforms import Absmax, KeepRows, Negate, OneScale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -383,6 +383,102 @@ class NarrowsToAnotherShape(Absmax, Narrowing, frozen=True):
         return {"scale": (planes["scale"][None], planes["scale"])}
 
 
+class GroupsTwice(OneScale, frozen=True):
+    def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
+        return {"every": list(names), "first": list(names[:1])} if names else {}
+
+
+class GroupsWithOthers(OneScale, frozen=True):
+    def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
+        return {"every": [*names, "other"]} if names else {}
+
+
+class GroupsBackwards(OneScale, frozen=True):
+    def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
+        return {"every": list(reversed(names))} if names else {}
+
+
+class GroupsByChance(OneScale, frozen=True):
+    def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
+        return {f"every {next(_calls)}": list(names)}
+
+
+class GroupsWithSlash(OneScale, frozen=True):
+    def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
+        return {name: [name] for name in names}
+
+
+class SharesUnplanned(OneScale, frozen=True):
+    @property
+    def common(self) -> frozenset[str]:
+        return frozenset({"basis"})
+
+
+class FindsMore(OneScale, frozen=True):
+    def find_common(self, planes: Mapping[str, Weighted]) -> dict[str, Tensor]:
+        found = super().find_common(planes)
+        return {**found, "codes": found["scale"]}
+
+
+class FindsWideScales(OneScale, frozen=True):
+    def find_common(self, planes: Mapping[str, Weighted]) -> dict[str, Tensor]:
+        return {"scale": super().find_common(planes)["scale"].double()}
+
+
+class FindsByChance(OneScale, frozen=True):
+    def find_common(self, planes: Mapping[str, Weighted]) -> dict[str, Tensor]:
+        return {"scale": super().find_common(planes)["scale"] + next(_calls)}
+
+
+class FindsNanOfWeights(OneScale, frozen=True):
+    def find_common(self, planes: Mapping[str, Weighted]) -> dict[str, Tensor]:
+        shares = [weighted.weights for weighted in planes.values() if weighted.weights is not None]
+        found = super().find_common(planes)["scale"]
+        return {"scale": found * (shares[0].sum() / shares[0].sum()) if shares else found}
+
+
+class FindsInNan(OneScale, frozen=True):
+    def find_common(self, planes: Mapping[str, Weighted]) -> dict[str, Tensor]:
+        return super().find_common({name: Weighted(planes[name].plane.nan_to_num()) for name in planes})
+
+
+class IgnoresItsGroup(OneScale, frozen=True):
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        return super().encode(x)
+
+
+class ReturnsOwnPlanesOnly(OneScale, frozen=True):
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = super().encode(x, known)
+        return {"codes": planes["codes"]} if known.shared else planes
+
+
+class WritesToItsGroup(OneScale, frozen=True):
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        for plane in known.shared.values():
+            plane += 1
+        return super().encode(x, known)
+
+
+class HoldsItsOwn(OneScale, frozen=True):
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**super().hold(x, planes), "scale": self.encode(x)["scale"]}
+
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = Absmax.encode(self, x, known)
+        return super().hold(x, {**planes, **known.shared})
+
+
+class StoresOtherwise(OneScale, frozen=True):
+    encode_only: ClassVar[frozenset[str]] = frozenset({"halved"})
+
+    halved: bool = False
+
+    def decode(self, planes: Mapping[str, Tensor], spec: PlaneSpec) -> Tensor:
+        x = super().decode(planes, spec)
+        return x / 2 if self.halved else x
+
+
 class HoldForgets(KeepRows, frozen=True):
     def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"values": super().hold(x, planes)["values"]}
@@ -631,6 +727,22 @@ BROKEN = broken(
     (DividesByMoments(), "calibrated", "NaN or infinity"),
     (NarrowsPayload(), "narrowed", "not in side"),
     (NarrowsToAnotherShape(), "narrowed", "two shapes for 'scale'"),
+    (GroupsTwice(), "groups", "in two groups"),
+    (GroupsWithOthers(), "groups", "which it was not given"),
+    (GroupsBackwards(), "groups", "in another order"),
+    (GroupsByChance(), "groups", "when asked again"),
+    (GroupsWithSlash(), "groups", "no name that can be part"),
+    (SharesUnplanned(), "common", "common is ['basis']"),
+    (FindsMore(), "common", "makes ['codes', 'scale']"),
+    (FindsWideScales(), "common", "breaks the plan of the plane 'scale'"),
+    (FindsByChance(), "common", "when it is called again"),
+    (FindsNanOfWeights(), "common", "with row weights of 0 of 'matrix' makes 'scale' with NaN"),
+    (FindsInNan(), "common", "require_finite"),
+    (IgnoresItsGroup(), "shared", "another 'scale' than the one that its group shares"),
+    (ReturnsOwnPlanesOnly(), "shared", "makes ['codes'], planned are ['codes', 'scale']"),
+    (WritesToItsGroup(), "shared", "writes to the shared plane 'scale'"),
+    (HoldsItsOwn(), "shared", "hold of"),
+    (StoresOtherwise(halved=True), "shared", "decodes 'matrix' otherwise"),
     (RateIsVector(), "rate", "one number"),
     (RateIsNan(), "rate", "not a number of bits"),
     (RateIsDetached(), "rate", "detached"),

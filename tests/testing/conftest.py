@@ -13,6 +13,7 @@ ENTRY_POINTS = """\
 sample-negate = tests.testing.sample_transforms:Negate
 sample-absmax = tests.testing.sample_transforms:Absmax
 sample-keep-rows = tests.testing.sample_transforms:KeepRows
+sample-one-scale = tests.testing.sample_transforms:OneScale
 
 [stackc.packers]
 sample-counted = tests.testing.sample_packers:Counted

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from stackc.core.abilities import Settling, Trainable
+from stackc.core.abilities import Settling, Sharing, Trainable
 from stackc.core.rate import rounded
 from stackc.core.spec import PlaneSpec
 from stackc.core.transform import NOTHING, Known, Transform, Weighted, require_finite
@@ -89,6 +89,31 @@ class Absmax(Trainable, frozen=True):
 
     def rate(self, planes: Mapping[str, Tensor], bits: Callable[[str, Tensor], Tensor] | None = None) -> Tensor | None:
         return 0.0 * (planes["scale"].sum() + planes["codes"].sum()) + float(self.bits * planes["codes"].numel())
+
+
+class OneScale(Absmax, Sharing, frozen=True):
+    """Lossy: rows of equal place in all planes have the scale of the largest of them."""
+
+    name: ClassVar[str] = "sample-one-scale"
+
+    @property
+    def common(self) -> frozenset[str]:
+        return frozenset({"scale"})
+
+    def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
+        return {"every": list(names)} if names else {}
+
+    def find_common(self, planes: Mapping[str, Weighted]) -> dict[str, Tensor]:
+        scales = [self.encode(weighted.plane)["scale"] for weighted in planes.values()]
+        return {"scale": torch.stack(scales).amax(0)}
+
+    def encode(self, x: Tensor, known: Known = NOTHING) -> dict[str, Tensor]:
+        planes = super().encode(x, known)
+        return planes if not known.shared else self.hold(x, {**planes, **known.shared})
+
+    def hold(self, x: Tensor, planes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        _, made = self.harden(x, planes)
+        return made
 
 
 class KeepRows(Trainable, Settling, frozen=True):

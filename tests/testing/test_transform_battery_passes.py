@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stackc.testing import transform_checks
-from tests.testing.sample_transforms import Absmax, KeepRows, Negate
+from tests.testing.sample_transforms import Absmax, KeepRows, Negate, OneScale
 
 
 def in_process(checks):
@@ -25,4 +25,9 @@ def test_lossy_transform_conforms(check):
 
 @pytest.mark.parametrize("check", in_process(transform_checks(KeepRows())), ids=str)
 def test_unsettled_transform_conforms(check):
+    check()
+
+
+@pytest.mark.parametrize("check", in_process(transform_checks(OneScale())), ids=str)
+def test_sharing_transform_conforms(check):
     check()

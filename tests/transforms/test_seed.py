@@ -20,6 +20,7 @@ BATTERY = {
     "variance": Seed(variance=0.9),
     "uncentred": Seed(rank=1, center=False),
     "calibrated": Seed(rank=3, calibrated=True),
+    "group": Seed(rank=2, group="all"),
 }
 
 
