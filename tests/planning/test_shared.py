@@ -305,3 +305,29 @@ def test_groups_are_settings_of_the_run_and_not_of_the_file() -> None:
     stored = [msgspec.to_builtins(stack.transform.stored) for stack in (first, other)]  # type: ignore[union-attr]
     assert stored[0] == stored[1]
     assert (stored[0]["group"], stored[0]["shared"]) == (None, True)
+
+
+@pytest.mark.parametrize("last", ["raw", "zstd", "floats", "auto"])
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [],
+        [{"use": "fp16", "on": "*/codebook"}],
+        [{"use": "int", "on": "*/codebook", "bits": 7}, {"use": "context", "on": "*/codebook/codes"}],
+        [{"use": "prune", "on": "*/codebook", "rows": 0.25}, {"use": "ans", "on": "*/mask"}],
+    ],
+    ids=["as it is", "fp16", "int, context", "prune, ans"],
+)
+def test_any_stage_and_packer_takes_the_codebook_of_a_group(stages: list[Any], last: str, tmp_path: Path) -> None:
+    done = written(tmp_path / "x.stackc", {**BOOK, "on": "*layers*", "group": "all"}, *stages, last, every_stage=False)
+    with Artifact(done.path) as artifact:
+        assert len(artifact.shared) == 1
+        book = artifact.shared["@0"]
+        for name, x in state().items():
+            decoded = artifact[name.replace(".", "_")]
+            if name in LAYERS:
+                pairs = {tuple(pair) for pair in decoded.reshape(-1, 2).tolist()}
+                assert pairs <= {tuple(entry) for entry in book.tolist()}
+                assert float(torch.dist(decoded, x)) < 0.8 * float(x.norm())
+            else:
+                assert torch.equal(decoded, x)

@@ -15,6 +15,7 @@ import stackc
 from stackc.core.spec import PlaneSpec
 from stackc.core.transform import Known, Weighted
 from stackc.recipe.parse import recipe_from
+from stackc.recipe.schema import stage_schema
 from stackc.testing import transform_checks
 from stackc.testing.planes import random_words
 from stackc.transforms.codebook import Codebook, Codebook1, Codebook2, _kmeans
@@ -362,6 +363,8 @@ def test_formats_of_old_files_are_not_written(kind):
 def test_a_recipe_that_says_shared_is_told_about_groups(value):
     with pytest.raises(RecipeError, match=r"stages\[0\]\.shared \(recipe\): .*write group: all"):
         recipe_from({"stages": [{"use": "codebook", "shared": value}]})
+    assert {"group", "dims"} <= set(stage_schema("codebook")[0]["properties"])
+    assert "shared" not in stage_schema("codebook")[0]["properties"]
 
 
 def test_gradient_of_an_entry_is_the_sum_over_its_codes():
