@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-import stackc
 from stackc.core.packer import Packer
 from stackc.core.registry import find_format
 from stackc.core.transform import Transform
@@ -42,7 +41,7 @@ def session_key(session: Session, calibration: str) -> str:
 
 def code_key() -> str:
     """The code of stackc and its stages, and the versions of what it computes with."""
-    folders = (Path(str(stackc.__file__)).parent, Path(str(files("stackc.transforms"))))
+    folders = (Path(str(files("stackc"))), Path(str(files("stackc.transforms"))))
     return key_of(code_fingerprint(*folders), versions())
 
 
