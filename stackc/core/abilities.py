@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Self, TypeGuard
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self, TypeGuard
+
+import msgspec
 
 from stackc.core.transform import NOTHING, Known, Transform, Weighted
 
@@ -130,6 +132,29 @@ class Sharing(Transform, frozen=True):
         planes : mapping
             All planes of the group, by address; may be walked several times and loads lazily. This value is settled.
         """
+
+
+class Outside(Transform, frozen=True):
+    """A transform with a plane that lies in another model: the tensor there that has the name and the spec of this one.
+
+    The planner asks the other model which tensors it has and leaves others out of the stage. `encode` is given the plane as
+    ``known.shared`` and returns it among its planes as it is; the file names the model by its fingerprint and does not hold
+    it. `decode` does not know where the plane comes from. Training leaves it as it is.
+
+    Parameters
+    ----------
+    base : str, optional
+        The other model, as recipes name models. Files and lock files name it by its fingerprint.
+    """
+
+    #: Name of the plane.
+    outside: ClassVar[str]
+    encode_only: ClassVar[frozenset[str]] = frozenset({"base"})
+
+    base: Annotated[
+        str | None,
+        msgspec.Meta(description="the other model: a demo name, a Hugging Face folder or id, or a .safetensors file"),
+    ] = None
 
 
 class Trainable(Transform, frozen=True):

@@ -124,7 +124,7 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
 
         Subclasses that lose something override it; infinity claims nothing.
         """
-        return 0.0 if self.lossless else float("inf")
+        return 0.0 if self.is_lossless else float("inf")
 
     def carry(self, known: Known, planes: Mapping[str, Tensor]) -> dict[str, Known]:
         """What is known about the encoded planes, for those whose rows are rows of the input, or meet the same as they do.
@@ -158,6 +158,11 @@ class Transform(msgspec.Struct, metaclass=StageMeta, frozen=True, forbid_unknown
     def settled(self) -> bool:
         """Whether every choice is made, so that `encode` can run; see `stackc.core.abilities.Settling`."""
         return True
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether this value gives every bit back: what its class says, unless a field decides."""
+        return self.lossless
 
 
 def config_fields(transform: Transform) -> dict[str, Any]:

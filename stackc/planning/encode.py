@@ -177,7 +177,7 @@ class Walker:
         self, stage: int, path: str, config: Transform, spec: PlaneSpec, x: Tensor, planes: Mapping[str, Tensor]
     ) -> None:
         """Refuse what a lossy transform does to factors, and note what it turns to zero in other side information."""
-        if path and spec.is_real and not config.lossless:
+        if path and spec.is_real and not config.is_lossless:
             stack = self.plan.stacks[stage]
             factor = is_factor(stack, path)
             if factor or is_side(stack, path):

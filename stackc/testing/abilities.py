@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stackc.core.abilities import Allocated, Narrowing, Settling, Sharing, Trainable, uses_moments
+from stackc.core.abilities import Allocated, Narrowing, Outside, Settling, Sharing, Trainable, uses_moments
 from stackc.core.spec import PlaneSpec
 from stackc.core.transform import Known, Weighted
 from stackc.testing.cases import Case, Cases, LazyPlanes, row_weights, second_moments
-from stackc.testing.check import require
+from stackc.testing.check import require, require_sentence
 from stackc.testing.config import check_config
-from stackc.testing.planes import non_finite_planes, same_bits
+from stackc.testing.planes import EXTREME_PLANES, non_finite_planes, same_bits
 from stackc.testing.training import TrainingChecks
 from stackc.util.errors import SpecError, TensorError
 from stackc.util.lazy import torch
@@ -39,6 +39,8 @@ def ability_checks(cases: Cases) -> dict[str, Callable[[], None]]:
         checks["groups"] = lambda: _groups(transform)
         checks["common"] = lambda: _common(cases, transform)
         checks["shared"] = lambda: _shared(cases, transform)
+    if isinstance(transform, Outside):
+        checks["outside"] = lambda: _outside(cases, transform)
     if isinstance(transform, Trainable):
         training = TrainingChecks(cases)
         checks["hold"] = training.hold
@@ -113,6 +115,45 @@ def _calibrated(cases: Cases) -> None:
             require(
                 bool(torch.isfinite(case.transform.decode(planes, case.spec)).all()),
                 f"with second moments {label}, {case.name!r} decodes to NaN or infinity",
+            )
+
+
+def _outside(cases: Cases, transform: Outside) -> None:
+    """The plane of another model is what it is there, and what is stored beside it gives the plane back."""
+    plane = transform.outside
+    for case in cases.cases:
+        spec = transform.plan(case.spec).get(plane)
+        require(
+            spec is not None and (spec.shape, spec.dtype) == (case.spec.shape, case.spec.dtype),
+            f"the plane {plane!r} of {case.name!r} is planned as {spec}, and is to be as {case.spec}",
+        )
+        others = {"itself": case.x, "in reverse": case.x.reshape(-1).flip(0).reshape(case.spec.shape)}
+        for label, other in others.items():
+            given = other.clone()
+            try:
+                planes = transform.encode(case.x, Known(shared={plane: other}))
+            except TensorError as error:
+                require(
+                    case.name in EXTREME_PLANES,
+                    f"with {case.name!r} {label} as the other model's, encode says: {error}",
+                )
+                require_sentence(str(error), f"encode of the plane {case.name!r}")
+                continue
+            require(
+                same_bits(planes[plane], given) and same_bits(other, given),
+                f"encode changes the plane {plane!r} of another model for {case.name!r}",
+            )
+            decoded = transform.decode(planes, case.spec)
+            if transform.is_lossless:
+                require(same_bits(decoded, case.plane), f"with {label} as the other model's, {case.name!r} loses bits")
+                continue
+            # Two roundings: of the difference, and of the sum.
+            scale = float(case.plane.double().abs().max()) if case.spec.numel else 0.0
+            apart = float((decoded.double() - case.plane.double()).abs().max()) if case.spec.numel else 0.0
+            allowed = 4 * torch.finfo(case.plane.dtype).eps * scale
+            require(
+                apart <= allowed,
+                f"with {label} as the other model's, {case.name!r} comes back off by {apart:g}, more than {allowed:g}",
             )
 
 

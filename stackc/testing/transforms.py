@@ -90,6 +90,8 @@ def transform_checks(transform: Transform, *, seed: int = 0, planes: Mapping[str
         Planes of a group that are not as planned, differ when they are sought again, or are made of NaN.
     ``shared``
         An encoder that returns other planes than those its group shares, or a file that decodes them otherwise.
+    ``outside`` (of `Outside`)
+        A plane of another model that is changed, or that the rest does not give the plane back from.
     ``hold`` (of `Trainable`, as are the next ones)
         A training step that encodes otherwise than the file: planes other than planned, or that decode to something else.
     ``relax``
@@ -235,7 +237,7 @@ class _Battery(Cases):
             decoded = case.transform.decode(case.transform.encode(x), case.spec)
             difference = case.spec.mismatch(decoded)
             require(difference is None, f"the plane {case.name!r} decodes to something else: {difference}")
-            if case.transform.lossless:
+            if case.transform.is_lossless:
                 require(
                     same_bits(decoded, case.plane), f"{case.transform!r} is lossless but changes bits of {case.name!r}"
                 )
@@ -251,7 +253,7 @@ class _Battery(Cases):
                 error <= bound * (1 + 1e-6) + slack,
                 f"the error of {case.name!r} is {error}, above its stated bound {bound}",
             )
-        if self.transform.lossless:
+        if self.transform.is_lossless:
             self._exact_on_all_bit_patterns()
 
     def _exact_on_all_bit_patterns(self) -> None:
@@ -270,7 +272,7 @@ class _Battery(Cases):
             )
 
     def non_finite(self) -> None:
-        if self.transform.lossless:
+        if self.transform.is_lossless:
             return
         for name, plane in non_finite_planes(self.seed).items():
             spec = PlaneSpec.of(plane)
@@ -371,7 +373,7 @@ class _Battery(Cases):
                     not case.spec.is_real or bool(torch.isfinite(decoded).all()),
                     f"with row weights of {label}, {case.name!r} decodes to NaN or infinity",
                 )
-                if transform.lossless:
+                if transform.is_lossless:
                     require(
                         same_bits(decoded, case.plane), f"with row weights of {label}, {case.name!r} is no longer exact"
                     )
