@@ -63,7 +63,7 @@ def compress(
         Runs that the result is compared with, and under how many seeds the recipe is run, instead of those of the recipe;
         as in `stackc.run`.
     allow_code : bool
-        Whether a teacher that the recipe names as ``package.module:function`` may be opened, which runs that code.
+        Whether a teacher or a base that the recipe names as ``package.module:function`` may be opened, which runs that code.
     evaluate : bool
         Whether to run the recipe's task.
     progress : Progress, optional
@@ -72,7 +72,7 @@ def compress(
     Returns
     -------
     Artifact, Report
-        The opened file, and what every stage saved and cost.
+        The opened file, with the bases that it needs, and what every stage saved and cost.
 
     Raises
     ------
@@ -87,6 +87,7 @@ def compress(
     (torch.Size([64, 64]), True)
     """
     from stackc.models import open_reference
+    from stackc.planning.bases import open_bases, open_with_bases
     from stackc.runs.controls.run import compress_with_controls
 
     recipe = with_controls(targeted(recipe_from(recipe), target_ratio, target_bytes), controls, seeds)
@@ -98,13 +99,14 @@ def compress(
             raise OutputError(f"{target} exists already; choose another path, or say overwrite=True")
         with isolated():
             result = compress_with_controls(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
-        return Artifact(target), result.report
+            artifact = open_with_bases(target, open_bases(recipe).values())
+        return artifact, result.report
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stackc-"))
         target = Path(folder, "model.stackc")
         with isolated():
             result = compress_with_controls(recipe, open_reference(model), target, evaluate=evaluate, progress=progress)
-        artifact = Artifact(target)
+            artifact = open_with_bases(target, open_bases(recipe).values())
         weakref.finalize(artifact, stack.pop_all().close)
     return artifact, result.report
 

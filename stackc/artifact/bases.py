@@ -10,6 +10,7 @@ from stackc.core.spec import PlaneSpec
 from stackc.models.reference import Reference
 from stackc.util.errors import ArtifactError, BaseNeededError
 from stackc.util.humanise import printable
+from stackc.util.paths import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,9 +33,14 @@ class Base(NamedTuple):
     hint: str
 
     @classmethod
-    def of(cls, reference: Reference) -> Self:
-        """The base that a reference is; reads all of its weights."""
-        return cls(reference.fingerprint(), reference.source)
+    def of(cls, reference: Reference, fingerprint: str | None = None) -> Self:
+        """The base that a reference is; reads all of its weights unless its fingerprint is given.
+
+        Of a path the last part is the hint: files do not tell where they were made, and are the same wherever that was.
+        """
+        path = user_path(reference.source)
+        hint = path.resolve().name if path.exists() else reference.source
+        return cls(fingerprint or reference.fingerprint(), hint)
 
     def __str__(self) -> str:
         hint = printable(self.hint[:_SHOWN_HINT])
@@ -90,8 +96,8 @@ class Bases:
             f"{self._file} needs the base model {self.all[plane.base]}; give it with base=... or --base"
         )
 
-    def attach(self, reference: Reference) -> None:
-        """Take the model that a base is.
+    def attach(self, reference: Reference, found: str | None = None) -> None:
+        """Take the model that a base is, whose fingerprint may be known already.
 
         Raises
         ------
@@ -100,7 +106,7 @@ class Bases:
         """
         if not self.all:
             raise ArtifactError(f"{self._file} needs no base model; open it without {reference.source}")
-        found = reference.fingerprint()
+        found = found or reference.fingerprint()
         numbers = [number for number, base in enumerate(self.all) if base.sha256 == found]
         if not numbers:
             raise ArtifactError(

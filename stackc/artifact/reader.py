@@ -191,8 +191,15 @@ class Artifact(Mapping[str, "Tensor"]):
         """The models that the file needs and does not hold."""
         return self._bases.all
 
-    def attach(self, base: Reference) -> None:
+    def attach(self, base: Reference, *, fingerprint: str | None = None) -> None:
         """Give a base model of the file: tensors that lie in it, or differ from what does, decode from now on.
+
+        Parameters
+        ----------
+        base : Reference
+            The model.
+        fingerprint : str, optional
+            Its fingerprint, where that is known already; all of its weights are read without it.
 
         Raises
         ------
@@ -200,7 +207,7 @@ class Artifact(Mapping[str, "Tensor"]):
             If it is another model: its fingerprint is that of no base of the file.
         """
         with isolated():
-            self._bases.attach(base)
+            self._bases.attach(base, fingerprint)
         self.shared.attached()
 
     def plane_bytes(self, plane: StoredPlane) -> bytes:

@@ -45,6 +45,7 @@ def check(
     from stackc.cli.planned import checked
     from stackc.cli.terminal import write_json
     from stackc.healing.checks import check_heal
+    from stackc.planning.bases import open_bases
     from stackc.planning.plan import plan_recipe
     from stackc.recipe.lock import locked_choices
     from stackc.recipe.model import open_model
@@ -57,7 +58,9 @@ def check(
     reference = open_model(parsed, model)
     require_target(parsed)
     check_heal(parsed)
-    plan = plan_recipe(parsed, reference.specs, reference.ties, locked_choices(parsed))
+    bases = open_bases(parsed)
+    specs = {name: base.specs for name, base in bases.items()}
+    plan = plan_recipe(parsed, reference.specs, reference.ties, locked_choices(parsed), specs)
     found = find_task(parsed.task)
     result = checked(plan, model=reference.source, task=found.name, notes=reference.notes)
     if as_json:
@@ -118,6 +121,8 @@ def _show(result: CheckedRecipe, verbose: bool) -> None:
     if result.upper_bound:
         say(console, "sizes with 'at most' are upper bounds: a stage chooses from the weights when the recipe runs")
     say(console, "'at fixed width' is before packers such as zstd and ans, whose result only the data can tell")
+    if result.bases:
+        say(console, f"decoding the file will take {', '.join(map(printable, result.bases))}, which is not in it")
     if result.seeds > 1:
         say(console, f"run under {result.seeds} seeds; the file is that of the first")
     if result.controls:

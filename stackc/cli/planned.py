@@ -87,6 +87,7 @@ class CheckedRecipe(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[CheckedStage]
     tensors: list[CheckedTensor]
     untouched: list[str]
+    bases: list[str] = []
     controls: list[str] = []
     seeds: int = 1
     notes: list[str] = []
@@ -115,6 +116,7 @@ def checked(plan: Plan, *, model: str, task: str, notes: Sequence[str] = ()) -> 
         stages=[_stage(plan, index, heavy.get(index, "")) for index in range(len(plan.stages))],
         tensors=[_tensor(tensor) for tensor in plan.tensors],
         untouched=[tensor.name for tensor in plan.tensors if not any(tensor.steps) and not tensor.trained],
+        bases=list(dict.fromkeys(plane.base for plane in plan.outside.values())),
         controls=list(plan.recipe.controls),
         seeds=plan.recipe.seeds,
         notes=list(notes),

@@ -47,7 +47,10 @@ class Branch(NamedTuple):
 
 
 class Ref(NamedTuple):
-    """The end of a path at a plane that others use too; ``plane`` is its name, which begins with ``@``."""
+    """The end of a path at a plane that stands elsewhere; ``plane`` is its name.
+
+    That begins with ``@`` for one that others use too, and with ``^`` for a tensor of another model.
+    """
 
     plane: str
 

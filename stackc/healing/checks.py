@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from stackc.core.abilities import Outside
 from stackc.healing.settings import Heal
 from stackc.healing.texts import check_sources
 from stackc.models import names_code, refuse_code
@@ -46,8 +47,9 @@ def check_heal(recipe: Recipe) -> None:
 
 
 def named_code(recipe: Recipe) -> set[str]:
-    """Models that a recipe names as ``module:function``: its own, and teachers."""
+    """Models that a recipe names as ``module:function``: its own, teachers, and those that tensors differ from."""
     models = {recipe.model, *(heal_settings(recipe, index).teacher for index in heal_stages(recipe))}
+    models |= {stage.config.base for stage in recipe.stages if isinstance(stage.config, Outside)}
     return {name for name in models if name is not None and names_code(name)}
 
 

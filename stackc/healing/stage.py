@@ -27,6 +27,7 @@ from stackc.healing.texts import TrainingTexts, training_texts
 from stackc.healing.train import Rows, Trained, Training
 from stackc.models import open_reference
 from stackc.models.forward import padding_token, require_tokens
+from stackc.planning.bases import StandingPlanes, add_outside, base_fingerprints
 from stackc.planning.encode import walk
 from stackc.planning.encode_model import write_tensor
 from stackc.planning.kept import hardened_bytes, prefix_key, read_hardened
@@ -159,6 +160,10 @@ class Healing:
         places = named_weights(model, reference)
         tensors: dict[str, TrainedTensor] = {}
         shared: dict[str, SharedTensor] = {}
+        standing = StandingPlanes(self._program.shared, plan, session.bases)
+        for name, outside in plan.outside.items():
+            if outside.maker < index:  # nobody trains another model
+                shared[name] = SharedTensor(standing[name].to(accelerator.device))
         # A shared plane may use those that later stages made, and tensors use shared ones.
         for tensor in (*reversed(plan.shared), *plan.tensors):
             if tensor.maker >= index:
@@ -236,6 +241,7 @@ class Healing:
             "settings": settings_fingerprint(self._program.recipe),
             "reference": self._session.fingerprint,
             "teacher": self._teacher.fingerprint(),
+            "bases": base_fingerprints(self._program.recipe, self._session.bases),
             "texts": texts.fingerprint,
             "versions": versions(),
             "threads": torch.get_num_threads(),
@@ -304,6 +310,7 @@ class _Measure:
             for tensor, stack, packed, priced in map_ordered(pack, self._plan.everything):
                 write_tensor(writer, tensor, stack, packed)
                 sizes |= priced
+            add_outside(writer, self._plan, self._session.bases)
             return Size(writer.projected_bytes(self._session.files), sizes)
 
 

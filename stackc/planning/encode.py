@@ -32,6 +32,7 @@ from stackc.core.stack import (
     stored_planes,
 )
 from stackc.core.transform import Known, Transform, Weighted
+from stackc.planning.bases import StandingPlanes
 from stackc.planning.factors import require_kept
 from stackc.planning.plan import TensorPlan, address
 from stackc.planning.zeroed import Zeroed, zeroed
@@ -148,13 +149,16 @@ class Walker:
         return Weighted(self.planes[path][1], known.get(path))
 
     def _known(self, stage: int, path: str) -> Known:
+        return Known(self.weighted(stage, path).weights, self._moments.get(path), self.standing(stage, path))
+
+    def standing(self, stage: int, path: str) -> dict[str, Tensor]:
+        """The planes of what a stage splits that stand elsewhere, by their name there."""
         node = node_at(self.plan.stacks[stage], path)
-        shared = {
+        return {
             plane: self._shared[below.plane]
             for plane, below in (node.planes.items() if isinstance(node, Branch) else ())
             if isinstance(below, Ref)
         }
-        return Known(self.weighted(stage, path).weights, self._moments.get(path), shared)
 
     def apply(self, stage: int) -> None:
         """Run the transforms of one stage, or take what it has trained."""
@@ -279,17 +283,16 @@ def is_calibrated(plan: TensorPlan) -> bool:
 
 def walk(program: Program, session: Session, tensor: TensorPlan, *, keep_inputs: bool = False) -> Walker:
     """The planes of one tensor of a program, or of a plane that tensors share, before its first stage."""
+    shared = StandingPlanes(program.shared, program.plan, session.bases)
     if tensor.is_shared:  # which has no rows of a tensor, and meets nothing
-        return Walker(
-            tensor, program.shared[tensor.name], (), None, program.trained, program.shared, keep_inputs=keep_inputs
-        )
+        return Walker(tensor, program.shared[tensor.name], (), None, program.trained, shared, keep_inputs=keep_inputs)
     return Walker(
         tensor,
         session.reference.tensor(tensor.name),
         session.weights,
         session.moments,
         program.trained,
-        program.shared,
+        shared,
         keep_inputs=keep_inputs,
     )
 

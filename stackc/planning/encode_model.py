@@ -12,6 +12,7 @@ from stackc.core.packer import Packer
 from stackc.core.registry import find_packer
 from stackc.core.spec import PlaneSpec
 from stackc.core.stack import Stack
+from stackc.planning.bases import add_outside
 from stackc.planning.encode import EncodedTensor, encode_tensor, walk
 from stackc.planning.kept import code_key, named, unnamed
 from stackc.planning.plan import TensorPlan
@@ -131,6 +132,8 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
                 packers.setdefault(stage, {}).update(chosen)
             if not encoded.plan.is_shared:
                 advance(encoded.plan.spec.nbytes)
+        for writer in writers:
+            add_outside(writer, plan, session.bases)
         final = writers[-1]
         weights_bytes = final.projected_bytes(kept)
         if lossless is None:

@@ -32,11 +32,15 @@ Named = tuple[str, int, dict[str, Any]]
 
 
 def session_key(session: Session, calibration: str) -> str:
-    """What results of a session depend on beside the program: code, model, row weights, and the data of ``calibration``."""
+    """What results of a session depend on beside the program: code, model, bases, row weights, and the data of
+    ``calibration``.
+    """
     reference = session.reference
     companions = {name: hashlib.sha256(content).hexdigest() for name, content in session.files.items()}
     weights = [None if weights is None else fingerprint(weights) for weights in session.weights]
-    return key_of(code_key(), session.fingerprint, reference.kind, reference.config, companions, weights, calibration)
+    bases = {name: base.fingerprint for name, base in session.bases.items()}
+    model = (session.fingerprint, reference.kind, reference.config, companions)
+    return key_of(code_key(), *model, weights, calibration, bases)
 
 
 def code_key() -> str:

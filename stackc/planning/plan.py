@@ -7,9 +7,10 @@ listed with the reason; a stage that is left with nothing is an error.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
-from stackc.core.abilities import Sharing
+from stackc.core.abilities import Outside, Sharing
 from stackc.core.packer import Packer
 from stackc.core.registry import find_packer
 from stackc.core.spec import PlaneSpec
@@ -36,6 +37,10 @@ from stackc.util.patterns import is_literal, matches, names_planes
 
 #: ``{stage: {plane: settled transform}}``, planes written as ``tensor`` or ``tensor/path``.
 Choices = Mapping[int, Mapping[str, Transform | Packer]]
+
+#: What the tensors of other models look like: ``{model: {tensor: spec}}``, by all names that tensors have.
+BaseSpecs = Mapping[str, Mapping[str, PlaneSpec]]
+_NO_BASES: BaseSpecs = MappingProxyType({})
 
 
 class Skipped(NamedTuple):
@@ -79,6 +84,32 @@ class TensorPlan(NamedTuple):
         """Whether it is a plane that stands once and is used by tensors."""
         return self.maker >= 0
 
+    def places(self, path: str) -> list[Place]:
+        """Where people see a plane of this stack: a shared one in all tensors that use it."""
+        return [place.below(path) for place in self.users or (Place(self.names, ""),)]
+
+
+class OutsidePlane(NamedTuple):
+    """A plane that is a tensor of another model.
+
+    Attributes
+    ----------
+    name : str
+        What stacks call it.
+    spec : PlaneSpec
+        Of the tensor.
+    base, tensor : str
+        The model, as the recipe names it, and the tensor's name there.
+    maker : int
+        The stage that refers to it.
+    """
+
+    name: str
+    spec: PlaneSpec
+    base: str
+    tensor: str
+    maker: int
+
 
 class StagePlan(NamedTuple):
     """What one stage does over the model."""
@@ -101,6 +132,7 @@ class Plan(NamedTuple):
     tensors: tuple[TensorPlan, ...]
     stages: tuple[StagePlan, ...]
     shared: tuple[TensorPlan, ...] = ()
+    outside: Mapping[str, OutsidePlane] = MappingProxyType({})
 
     @property
     def everything(self) -> tuple[TensorPlan, ...]:
@@ -211,6 +243,7 @@ def plan_recipe(
     specs: Mapping[str, PlaneSpec],
     ties: Mapping[str, str] | None = None,
     choices: Choices | None = None,
+    bases: BaseSpecs = _NO_BASES,
 ) -> Plan:
     """Plan every stage for every tensor.
 
@@ -224,6 +257,8 @@ def plan_recipe(
         Further names of tensors: ``{other name: first name}``. Patterns match any name of a tensor.
     choices : mapping, optional
         Settled transforms for stages that choose from data; where missing, upper bounds are planned.
+    bases : mapping, optional
+        What the models have that stages name as bases.
 
     Raises
     ------
@@ -243,8 +278,10 @@ def plan_recipe(
     for other, first in (ties or {}).items():
         others.setdefault(first, []).append(other)
     growing = [_Growing((name, *others.get(name, [])), spec, default) for name, spec in specs.items()]
+    outside: dict[str, OutsidePlane] = {}
     stages = tuple(
-        _apply(stage, index, growing, (choices or {}).get(index, {})) for index, stage in enumerate(recipe.stages)
+        _apply(stage, index, growing, (choices or {}).get(index, {}), bases, outside)
+        for index, stage in enumerate(recipe.stages)
     )
     done = [
         TensorPlan(
@@ -252,7 +289,7 @@ def plan_recipe(
         )
         for g in growing
     ]
-    return Plan(recipe, tuple(done[: len(specs)]), stages, tuple(done[len(specs) :]))
+    return Plan(recipe, tuple(done[: len(specs)]), stages, tuple(done[len(specs) :]), outside)
 
 
 class _Tried(NamedTuple):
@@ -268,7 +305,15 @@ class _Tried(NamedTuple):
         return address(self.tensor.names[0], self.path)
 
 
-def _apply(stage: Stage, index: int, growing: list[_Growing], choices: Mapping[str, Transform | Packer]) -> StagePlan:
+def _apply(
+    stage: Stage,
+    index: int,
+    growing: list[_Growing],
+    choices: Mapping[str, Transform | Packer],
+    bases: BaseSpecs,
+    outside: dict[str, OutsidePlane],
+) -> StagePlan:
+    """Let a stage do its work on what there is; adds the planes that it makes to what there is."""
     if isinstance(stage.config, TrainingStage):
         return _train(stage, index, growing, choices)
     tried: list[_Tried] = []
@@ -277,11 +322,14 @@ def _apply(stage: Stage, index: int, growing: list[_Growing], choices: Mapping[s
         tensor.steps.append({})
         for path, spec in list(tensor.open.items()):
             plane = address(tensor.names[0], path)
-            action = action_of(stage, choices, plane, tensor.places(path), spec, tensor.made_by(path))
+            action = action_of(stage, choices, plane, tensor.places(path), spec, tensor.made_by(path), bases)
             if action is None:
                 continue
             refusal = action.refusal or tensor.put(path, action.config, f"stages[{index}] ({stage.use})")
             tried.append(_Tried(tensor, path, spec, refusal))
+            if refusal is None and isinstance(action.config, Outside):
+                referred = _refer(action.config, index, tensor, spec, bases)
+                outside[referred.name] = referred
             if refusal is None and isinstance(action.config, Transform):
                 settled &= action.config.settled
     shared = _share(stage, index, [one for one in tried if one.refusal is None])
@@ -296,6 +344,15 @@ def _apply(stage: Stage, index: int, growing: list[_Growing], choices: Mapping[s
     return StagePlan(
         stage, len(tried) - len(skipped), tuple(Skipped(one.plane, one.refusal or "") for one in skipped), settled
     )
+
+
+def _refer(config: Outside, index: int, tensor: _Growing, spec: PlaneSpec, bases: BaseSpecs) -> OutsidePlane:
+    """Take the plane of a tensor that was just split and that lies in another model from there."""
+    assert config.base is not None
+    name = f"^{index}.{tensor.names[0]}"
+    tensor.share(config.outside, name)
+    there = next(other for other in tensor.names if other in bases[config.base])
+    return OutsidePlane(name, spec, config.base, there, index)
 
 
 def _share(stage: Stage, index: int, made: Sequence[_Tried]) -> list[_Growing]:
@@ -339,6 +396,7 @@ def action_of(
     places: Sequence[Place],
     spec: PlaneSpec,
     parent: Transform | None,
+    bases: BaseSpecs = _NO_BASES,
 ) -> Action | None:
     """What a stage does with a plane; None if it is not meant for it, whatever it may be able to take.
 
@@ -360,6 +418,8 @@ def action_of(
         Of the plane.
     parent : Transform, optional
         What made the plane; None for the tensor itself.
+    bases : mapping
+        As for `plan_recipe`.
 
     Examples
     --------
@@ -376,7 +436,28 @@ def action_of(
     if side and isinstance(stage.config, type(parent)) and not names_planes(stage.on):
         return None
     config = choices.get(plane, stage.config)
+    if isinstance(config, Outside) and (reason := _outside_refusal(config, places[0].names, spec, parent, bases)):
+        return Action(config, reason)
     return Action(config, refusal(config, spec))
+
+
+def _outside_refusal(
+    config: Outside, names: Sequence[str], spec: PlaneSpec, parent: Transform | None, bases: BaseSpecs
+) -> str | None:
+    """Why a plane has no counterpart in the model that a stage names, or None if it has one."""
+    if parent is not None:
+        return f"{config.name} takes whole tensors, as its base has no others, and {parent.name} has made this plane"
+    if not config.base:
+        return f"{config.name} needs a model as its 'base'"
+    if config.base not in bases:
+        return f"the base {config.base} was not opened"
+    there = bases[config.base]
+    found = next((there[name] for name in names if name in there), None)
+    if found is None:
+        return f"the base {config.base} has no tensor of this name"
+    if (found.shape, found.dtype) != (spec.shape, spec.dtype):
+        return f"it is {found} in the base {config.base}, and {spec} here"
+    return None
 
 
 def _train(

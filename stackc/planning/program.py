@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from stackc.core.spec import PlaneSpec
-from stackc.planning.plan import Choices, Plan, plan_recipe
+from stackc.planning.plan import BaseSpecs, Choices, Plan, plan_recipe
 from stackc.planning.trained import HardenedStages
 from stackc.recipe.recipe import Recipe
 from stackc.util.checkpoints import CheckpointFolder
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stackc.models import Reference
+    from stackc.planning.bases import BaseModel
     from stackc.tasks import Task
 
 
@@ -41,12 +42,15 @@ class Program(NamedTuple):
         What stages that train have left of the tensors, by stage and tensor.
     shared : mapping
         The planes that tensors share, by name, as the stages that made them found them.
+    bases : mapping
+        What the models have that stages name as bases.
     """
 
     plan: Plan
     choices: Choices = MappingProxyType({})
     trained: HardenedStages = MappingProxyType({})
     shared: Mapping[str, Tensor] = MappingProxyType({})
+    bases: BaseSpecs = MappingProxyType({})
 
     @classmethod
     def of(
@@ -55,6 +59,7 @@ class Program(NamedTuple):
         specs: Mapping[str, PlaneSpec],
         ties: Mapping[str, str] | None = None,
         choices: Choices | None = None,
+        bases: BaseSpecs = MappingProxyType({}),
     ) -> Self:
         """Plan a recipe; arguments and errors are those of `stackc.planning.plan.plan_recipe`.
 
@@ -65,7 +70,7 @@ class Program(NamedTuple):
         >>> program.settled, list(program.choices)
         (True, [])
         """
-        return cls(plan_recipe(recipe, specs, ties, choices), choices or {})
+        return cls(plan_recipe(recipe, specs, ties, choices, bases), choices or {}, bases=bases)
 
     @property
     def recipe(self) -> Recipe:
@@ -81,7 +86,7 @@ class Program(NamedTuple):
         """The same recipe, planned again with these choices instead."""
         specs = {tensor.name: tensor.spec for tensor in self.plan.tensors}
         ties = {other: tensor.name for tensor in self.plan.tensors for other in tensor.names[1:]}
-        return self._replace(plan=plan_recipe(self.recipe, specs, ties, choices), choices=choices)
+        return self._replace(plan=plan_recipe(self.recipe, specs, ties, choices, self.bases), choices=choices)
 
 
 class Session:
@@ -104,6 +109,8 @@ class Session:
 
     Attributes
     ----------
+    bases : mapping
+        The models that stages name as bases, by that name.
     weights : sequence of Tensor or None
         Importance of rows, for each stage of the recipe.
     moments : mapping
@@ -137,6 +144,7 @@ class Session:
         self.teacher = teacher or reference
         self.checkpoints = checkpoints or CheckpointFolder()
         self.progress = progress or Progress()
+        self.bases: Mapping[str, BaseModel] = {}
         self.weights: Sequence[Tensor | None] = ()
         self.moments: Mapping[str, Tensor] = {}
         self.files: Mapping[str, bytes] = {}

@@ -10,6 +10,7 @@ import msgspec
 from stackc.artifact.reader import Artifact
 from stackc.core.abilities import uses_moments
 from stackc.core.stack import Branch, Ref, Stack, stored_planes
+from stackc.planning.bases import StandingPlanes
 from stackc.planning.encode import Walker
 from stackc.planning.kept import Named, prefix_key
 from stackc.planning.plan import TensorPlan
@@ -114,7 +115,8 @@ class StageFiles:
             for plane in stored
         }
         specs = {plane.path: plane.spec for plane in stored_planes(stack, tensor.spec)}
-        walker = Walker(tensor, torch.empty(0), trained=self._program.trained, shared=self._program.shared)
+        standing = StandingPlanes(self._program.shared, self._program.plan, self._session.bases)
+        walker = Walker(tensor, torch.empty(0), trained=self._program.trained, shared=standing)
         walker.stage = self.done
         walker.planes = {path: (specs[path], planes[path]) for path in specs}
         return walker

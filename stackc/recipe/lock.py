@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
+from stackc.core.abilities import Outside
 from stackc.core.packer import Packer
 from stackc.core.registry import find
 from stackc.core.training import TrainingStage
@@ -49,7 +50,7 @@ def settings_fingerprint(recipe: Recipe) -> str:
     Not of how stages are spelled: ``int8`` and ``{use: int, bits: 8}`` are the same.
     """
     stages = [
-        [stage.config.name, _fields(stage.config), stage.on, stage.allow_empty, stage.weights]
+        [stage.config.name, _deciding(stage.config), stage.on, stage.allow_empty, stage.weights]
         for stage in recipe.stages
     ]
     settings: list[Any] = [stages, recipe.seed, recipe.bundle]
@@ -69,6 +70,14 @@ def _fields(config: Transform | Packer | TrainingStage) -> dict[str, Any]:
     return {name: value for name, value in config_fields(config).items() if name not in config.stored_only}
 
 
+def _deciding(config: Transform | Packer | TrainingStage) -> dict[str, Any]:
+    """The fields that decide bytes: what another model is called does not, and its fingerprint is in the lock by itself."""
+    fields = _fields(config)
+    if isinstance(config, Outside):
+        fields.pop("base", None)
+    return fields
+
+
 def _given(settings: msgspec.Struct) -> dict[str, Any]:
     return {key: value for key, value in msgspec.to_builtins(settings).items() if value is not None}
 
@@ -80,6 +89,7 @@ def lock_document(
     reference: str,
     weights: Mapping[int, str],
     calibration: str = "",
+    bases: Mapping[str, str] | None = None,
     choices: Mapping[int, Mapping[str, Transform | Packer]],
     artifact: str,
 ) -> str:
@@ -97,6 +107,8 @@ def lock_document(
         Fingerprint of the row weights by stage.
     calibration : str
         Fingerprint of the calibration data, if a stage used some.
+    bases : mapping, optional
+        Fingerprint of the model that a stage names as its base, by stage.
     choices : mapping
         Settled transforms, and packers that were chosen, by stage and plane.
     artifact : str
@@ -112,6 +124,8 @@ def lock_document(
         if stage.allow_empty:
             entry["allow_empty"] = True
         entry |= {key: value for key, value in _fields(stage.config).items() if value is not None}
+        if isinstance(stage.config, Outside):
+            entry["base"] = _findable(stage.config.base)
         stages.append(entry)
     lock = Lock(
         versions=versions(),
@@ -120,6 +134,7 @@ def lock_document(
         settings=settings_fingerprint(recipe),
         weights={str(stage): digest for stage, digest in weights.items()},
         calibration=calibration,
+        bases=dict(bases or {}),
         choices={
             str(stage): {plane: _named(config, recipe.stages[stage]) for plane, config in chosen.items()}
             for stage, chosen in choices.items()
@@ -205,6 +220,21 @@ def check_locked_reference(recipe: Recipe, source: str, found: str) -> None:
             f"the lock was made for weights with fingerprint {recipe.lock.reference[:16]}, {source} has {found[:16]}; use "
             "that reference, or remove the 'lock' key to run the recipe on this one"
         )
+
+
+def check_locked_bases(recipe: Recipe, found: Mapping[str, str]) -> None:
+    """Refuse a lock that was made against other models than the stages name now, whose fingerprints are ``found``."""
+    if recipe.lock is None:
+        return
+    for index, fingerprint in found.items():
+        locked = recipe.lock.bases.get(index, "")
+        if locked != fingerprint:
+            stage = recipe.stages[int(index)]
+            base = stage.config.base if isinstance(stage.config, Outside) else None
+            raise ModelError(
+                f"stages[{index}] ({stage.use}): the lock was made against a base with fingerprint {locked[:16] or 'unknown'}, "
+                f"{base} has {fingerprint[:16]}; use that base, or remove the 'lock' key to run the recipe against this one"
+            )
 
 
 def lock_notes(recipe: Recipe, digest: str) -> list[str]:

@@ -158,6 +158,8 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Fingerprint of the row weights of each stage that has some, by stage number.
     calibration : str
         Fingerprint of the calibration data, if a stage uses some.
+    bases : dict
+        Fingerprint of the model that a stage names as its base, by stage number.
     choices : dict
         ``{stage number: {plane path: settled configuration}}`` for stages with automatic choices.
     artifact : str
@@ -172,6 +174,7 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: str
     weights: dict[str, str] = {}
     calibration: str = ""
+    bases: dict[str, str] = {}
     choices: dict[str, dict[str, dict[str, Any]]] = {}
     artifact: str = ""
     name: str = ""

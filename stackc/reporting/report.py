@@ -139,12 +139,25 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
 
 
+class BaseSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that the file needs and does not hold: what the recipe calls it, its fingerprint, and its bytes in its own
+    dtypes.
+    """
+
+    source: str
+    sha256: str
+    bytes: int
+
+
 class FileSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The artifact.
 
     ``weights_bytes`` is the file's size without a tokenizer, ``self_contained_bytes`` with it (None if the reference
     has none); one of the two is ``bytes``. ``left_behind`` names the files of the model's folder that are neither weights
     nor tokenizer and are not in the artifact.
+
+    Where it needs other models, ``bases`` names them, and ``ratio_with_bases`` counts their bytes as if they were in the file;
+    all other ratios are those of the file alone.
     """
 
     name: str
@@ -156,6 +169,8 @@ class FileSummary(msgspec.Struct, frozen=True, kw_only=True):
     ratio_to_fp16: float
     ratio_to_lossless: float
     left_behind: list[str] = []
+    bases: list[BaseSummary] = []
+    ratio_with_bases: float | None = None
 
 
 class ControlRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stackc.artifact.reader import Artifact
 from stackc.planning.balance import cautions
+from stackc.planning.bases import open_with_bases
 from stackc.planning.encode_model import EncodedModel
 from stackc.planning.kept import code_key
 from stackc.planning.plan import StagePlan
@@ -61,7 +61,7 @@ def stage_rows(
         score = None
         if judge is not None:
             with clock.measure("evaluate"):
-                score = judge.score(f"after {label}", partial(_state, decoded, path), decoded.digest)
+                score = judge.score(f"after {label}", partial(_state, decoded, path, session), decoded.digest)
         indices = range(last + 1 - len(stages), last + 1)
         rows.append(
             StageRow(
@@ -98,15 +98,18 @@ def _decoded(path: Path, session: Session, label: str, compared: Mapping[str, Co
         known = session.memo.recall("decoded", key)
         if known is not None:
             return Decoded(*msgspec.msgpack.decode(known, type=tuple[float, float, str, dict[str, Compared]]), None)
-    decoded = decode_and_compare(path, session.reference, label, session.progress, keep=keep, known=compared)
+    bases = session.bases.values()
+    decoded = decode_and_compare(
+        path, session.reference, label, session.progress, keep=keep, known=compared, bases=bases
+    )
     session.memo.keep("decoded", key, msgspec.msgpack.encode(decoded[:4]))
     return decoded
 
 
-def _state(decoded: Decoded, path: Path) -> Mapping[str, Tensor]:
+def _state(decoded: Decoded, path: Path, session: Session) -> Mapping[str, Tensor]:
     if decoded.state is not None:
         return decoded.state
-    with Artifact(path) as artifact:
+    with open_with_bases(path, session.bases.values()) as artifact:
         return artifact.state_dict()
 
 

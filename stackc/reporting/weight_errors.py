@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from stackc.artifact.reader import Artifact
 from stackc.core.planes import byte_view, from_bytes, to_bytes
 from stackc.core.spec import PlaneSpec
+from stackc.planning.bases import open_with_bases
 from stackc.util.errors import ArtifactError
 from stackc.util.lazy import torch
 from stackc.util.parallel import map_ordered
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stackc.models import Reference
+    from stackc.planning.bases import BaseModel
 
 
 class Decoded(NamedTuple):
@@ -60,6 +61,7 @@ def decode_and_compare(
     *,
     keep: bool,
     known: Mapping[str, Compared] | None = None,
+    bases: Iterable[BaseModel] = (),
 ) -> Decoded:
     """Decode every tensor of a file and compare it with the reference's.
 
@@ -77,13 +79,15 @@ def decode_and_compare(
         Whether to return the tensors, for building a model; otherwise one at a time is in memory.
     known : mapping, optional
         What another file's tensors are beside the same reference: those with the same bits here are not compared again.
+    bases : iterable of BaseModel
+        Models that the file may need.
 
     Raises
     ------
     ArtifactError
         If the file does not decode, or what must come back exactly does not: integers, NaN and infinity.
     """
-    with Artifact(path) as artifact, progress.task(f"decode {label}", len(artifact.specs)) as advance:
+    with open_with_bases(path, bases) as artifact, progress.task(f"decode {label}", len(artifact.specs)) as advance:
         names = list(artifact.specs)
 
         def one(name: str) -> _OneTensor:

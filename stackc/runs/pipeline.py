@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,16 +16,24 @@ from stackc.healing.checks import check_heal, heal_stages, size_notes, with_heal
 from stackc.healing.stage import heal
 from stackc.healing.summary import HealingSummary
 from stackc.planning.allocation.run import Allocation, KnownAllocation, allocate
+from stackc.planning.bases import base_fingerprints, open_bases
 from stackc.planning.encode import is_calibrated
 from stackc.planning.encode_model import EncodedModel, encode_model
 from stackc.planning.kept import code_key, session_key
 from stackc.planning.program import Program, Session
 from stackc.planning.settle import settle
-from stackc.recipe.lock import check_locked_reference, lock_document, lock_notes, locked_choices, versions
+from stackc.recipe.lock import (
+    check_locked_bases,
+    check_locked_reference,
+    lock_document,
+    lock_notes,
+    locked_choices,
+    versions,
+)
 from stackc.recipe.recipe import Recipe
 from stackc.recipe.targets import require_target
 from stackc.reporting.accounting import byte_rows
-from stackc.reporting.report import FileSummary, ModelSummary, Report
+from stackc.reporting.report import BaseSummary, FileSummary, ModelSummary, Report
 from stackc.reporting.stage_rows import stage_rows
 from stackc.runs.stage_data import calibration_notes, stage_calibration, stage_weights
 from stackc.tasks import find_task
@@ -42,6 +50,7 @@ from stackc.util.progress import Progress
 
 if TYPE_CHECKING:
     from stackc.models import Reference
+    from stackc.planning.bases import BaseModel
     from stackc.tasks import Task
     from stackc.tasks.calibration import Calibration
 
@@ -98,11 +107,15 @@ def compress_to_file(
     if "tokenizer" in recipe.bundle and not reference.tokenizer_files:
         raise ModelError(f"bundle: {reference.source} has no tokenizer; remove 'tokenizer' from 'bundle'")
     locked = locked_choices(recipe)
-    program = Program.of(recipe, reference.specs, reference.ties, locked)
+    bases = open_bases(recipe)
+    specs = {name: base.specs for name, base in bases.items()}
+    program = Program.of(recipe, reference.specs, reference.ties, locked, specs)
     task = find_task(recipe.task)
     run = RunSession(reference, task, teacher=teacher, checkpoints=checkpoints, progress=progress, memo=Memo.of_user())
+    run.bases = bases
     with run.clock.measure("fingerprint"):
         check_locked_reference(recipe, reference.source, run.fingerprint)
+        check_locked_bases(recipe, base_fingerprints(recipe, bases))
     run.notes += reference.notes
     if evaluate and reference.kind == "safetensors" and task.name != NoTask.name:
         evaluate = False
@@ -235,10 +248,12 @@ def _report(program: Program, run: RunSession, path: Path) -> Report:
     rows = stage_rows(program, run, run.paths, encoded, run.judge)
     with Artifact(file) as artifact:
         bytes_by_row = byte_rows(artifact, encoded.entropy_bits)
+        needed = {base.sha256 for base in artifact.bases}
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     size = encoded.file_bytes[-1]
     model = _summarise(run.reference, run.fingerprint, encoded.lossless_bytes)
+    bases = _bases(run.bases.values(), needed)
     return Report(
         recipe=recipe.name,
         model=model,
@@ -256,6 +271,8 @@ def _report(program: Program, run: RunSession, path: Path) -> Report:
             ratio=model.bytes / size,
             ratio_to_fp16=model.fp16_bytes / size,
             ratio_to_lossless=model.lossless_bytes / size,
+            bases=bases,
+            ratio_with_bases=model.bytes / (size + sum(base.bytes for base in bases)) if bases else None,
         ),
         seconds=run.clock.seconds,
         versions=versions(),
@@ -276,6 +293,7 @@ def _lock(program: Program, run: RunSession, digest: str) -> str:
         reference=run.fingerprint,
         weights={index: fingerprint(w) for index, w in enumerate(run.weights) if w is not None},
         calibration=run.calibration.fingerprint if run.calibration is not None else "",
+        bases=base_fingerprints(program.recipe, run.bases),
         choices=choices,
         artifact=digest,
     )
@@ -289,6 +307,15 @@ def _staging_folder(path: Path) -> Iterator[Path]:
         with writing(path):
             folder = stack.enter_context(partial_folder(path))
         yield folder
+
+
+def _bases(bases: Iterable[BaseModel], needed: Collection[str]) -> list[BaseSummary]:
+    """The models that the file needs, each once, however many names the recipe has for it."""
+    found = {base.fingerprint: base.reference for base in bases if base.fingerprint in needed}
+    return [
+        BaseSummary(source=reference.source, sha256=fingerprint, bytes=reference.nbytes)
+        for fingerprint, reference in found.items()
+    ]
 
 
 def _summarise(reference: Reference, found: str, lossless_bytes: int) -> ModelSummary:

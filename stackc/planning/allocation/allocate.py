@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from stackc.artifact.contents import Contents
+from stackc.artifact.contents import Contents, SharedPlane
+from stackc.core.abilities import Sharing, is_open
 from stackc.core.stack import stored_planes
 from stackc.core.transform import Transform
 from stackc.planning.allocation.frontier import Point, slope
 from stackc.planning.allocation.sensitivity import Sensitivity, TensorLoss
 from stackc.planning.allocation.tree import Choice, Closed, Explorer, Pick
-from stackc.planning.plan import TensorPlan, address
+from stackc.planning.bases import StandingPlanes
+from stackc.planning.plan import Plan, TensorPlan, address, planes_of_stage
 from stackc.planning.program import Program, Session
 from stackc.recipe.targets import open_choices
 from stackc.util.errors import PlanError, TensorError
@@ -102,8 +104,15 @@ class Allocator:
         self._progress = session.progress
         self._open = set(open_choices(program.recipe))
         weights = session.weights if weights is None else weights
+        self._standing = StandingPlanes(program.shared, program.plan, session.bases)
+        self._bases = session.bases
+        _require_closed(program.plan)
+        # Shared planes have no rows of a tensor, and meet nothing.
         self._explorers = {
-            tensor.name: Explorer(program, tensor, weights, session.moments) for tensor in program.plan.tensors
+            tensor.name: Explorer(program, tensor, (), None, self._standing)
+            if tensor.is_shared
+            else Explorer(program, tensor, weights, session.moments, self._standing)
+            for tensor in program.plan.everything
         }
         self._roots: dict[str, Choice] = {}
         self._fixed: dict[str, int] = {}
@@ -163,7 +172,7 @@ class Allocator:
 
     def _begin(self) -> None:
         """Open every tensor and measure the coarse ladders."""
-        for tensor, found in map_ordered(self._opened, self._plan.tensors):
+        for tensor, found in map_ordered(self._opened, self._plan.everything):
             if isinstance(found, int):
                 self._fixed[tensor.name] = found
             else:
@@ -171,7 +180,8 @@ class Allocator:
         self._expand()
 
     def _opened(self, tensor: TensorPlan) -> tuple[TensorPlan, Choice | int]:
-        root = self._explorers[tensor.name].begin(self._reference.tensor(tensor.name))
+        x = self._standing[tensor.name] if tensor.is_shared else self._reference.tensor(tensor.name)
+        root = self._explorers[tensor.name].begin(x)
         return tensor, root.size if isinstance(root, Closed) else root
 
     def _expand(self) -> None:
@@ -277,9 +287,42 @@ class Allocator:
         sizes = {**self._fixed, **{name: point.size for name, point in points.items()}}
         contents = Contents(self._reference.kind, self._reference.config)
         payload = 0
-        for tensor in plan.tensors:
+        for tensor in plan.everything:
             leaves = len(stored_planes(tensor.stacks[-1], tensor.spec))
             lengths = tuple(sizes[tensor.name] // leaves + leaf for leaf in range(leaves))
-            contents.add(tensor.names, tensor.spec, tensor.stacks[-1], lengths)
+            if tensor.is_shared:
+                contents.add_shared(tensor.name, SharedPlane(tensor.spec, tensor.stacks[-1], lengths))
+            else:
+                contents.add(tensor.names, tensor.spec, tensor.stacks[-1], lengths)
             payload += sum(lengths)
+        for name, plane in plan.outside.items():
+            contents.add_shared(name, SharedPlane(plane.spec, outside=(self._bases[plane.base].base, plane.tensor)))
         return contents.expected_bytes(self._files) - payload
+
+
+def _require_closed(plan: Plan) -> None:
+    """Refuse open choices that the search cannot make, each tensor by itself as it goes through them.
+
+    Raises
+    ------
+    PlanError
+        If a choice is left open for a plane that tensors share, or what tensors share is found after open choices.
+    """
+    first: int | None = None
+    for index, stage in enumerate(plan.stages):
+        if first is not None and isinstance(stage.config, Sharing) and stage.config.common:
+            raise PlanError(
+                f"stages[{index}] ({stage.stage.use}): what its tensors share depends on what the rate allocation chooses for "
+                f"stages[{first}] ({plan.stages[first].stage.use}), which it does with the rest known; put the stage that shares "
+                "first, or give the other's value"
+            )
+        for tensor, path, config in planes_of_stage(plan, index):
+            if not is_open(config):
+                continue
+            first = index if first is None else first
+            if tensor.is_shared:
+                raise PlanError(
+                    f"stages[{index}] ({stage.stage.use}) leaves a choice to the rate allocation for "
+                    f"{address(tensor.name, path)}, a plane that several tensors share; the allocation weighs tensors one by "
+                    "one, so give the value for shared planes, in a stage of their own"
+                )

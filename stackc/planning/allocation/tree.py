@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from stackc.core.abilities import is_open, settle_each
@@ -17,7 +18,7 @@ from stackc.planning.allocation.frontier import Point, best, hull, total
 from stackc.planning.allocation.ladder import Ladder
 from stackc.planning.allocation.sensitivity import squared_norm
 from stackc.planning.encode import Walker
-from stackc.planning.plan import Place, TensorPlan, action_of, address
+from stackc.planning.plan import TensorPlan, action_of, address
 from stackc.planning.program import Program
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class Explorer:
         Settled as far as it is.
     tensor : TensorPlan
         Of this tensor.
-    weights, moments
+    weights, moments, shared
         As for `stackc.planning.encode.Walker`.
     """
 
@@ -216,24 +217,29 @@ class Explorer:
         tensor: TensorPlan,
         weights: Sequence[Tensor | None] = (),
         moments: Mapping[str, Tensor] | None = None,
+        shared: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         self.plan = tensor
         self._stages = program.recipe.stages
         self._made = program.choices
         self._weights = weights
         self._moments = moments
+        self._shared = shared
+        self._bases = program.bases
         self._default = find_packer("raw")
 
     def begin(self, x: Tensor) -> Closed | Choice:
         """The root of the tree: nothing measured yet, or, with nothing to choose, everything."""
-        return self._open(self._walker(x), "", 0, None)
+        maker = self._stages[self.plan.maker].config if self.plan.is_shared else None
+        parent = maker if isinstance(maker, Transform) else None
+        return self._open(self._walker(x), "", self.plan.maker + 1, parent)
 
     def expand(self, root: Choice, positions: Sequence[float], x: Tensor, loss: Loss) -> None:
         """Measure everything that is wanted at some positions of the root and below."""
         self._expand(root, positions, self._walker(x), loss, _Exact(x, lambda value: value))
 
     def _walker(self, x: Tensor) -> Walker:
-        return Walker(self.plan, x, self._weights, self._moments)
+        return Walker(self.plan, x, self._weights, self._moments, shared=self._shared)
 
     def _expand(self, choice: Choice, positions: Sequence[float], walker: Walker, loss: Loss, above: _Exact) -> None:
         spec, _ = walker.planes[choice.path]
@@ -246,7 +252,7 @@ class Explorer:
         forks = walker.forks(choice.stage, choice.path, values)
         for position, value in zip(positions, values, strict=True):
             fork = next(forks)
-            planes = {plane: fork.planes[join(choice.path, plane)][1] for plane in value.plan(spec)}
+            planes = _made(fork, choice.stage, choice.path, value.plan(spec))
             if position not in choice.branches:
                 closed, below = self._below(fork, choice, value, planes)
                 lossy = {plane: made.value for plane, made in closed.items() if made.value is not planes[plane]}
@@ -283,7 +289,12 @@ class Explorer:
     def _below(
         self, walker: Walker, choice: Choice, value: Transform, planes: Mapping[str, Tensor]
     ) -> tuple[dict[str, Closed], tuple[Choice, ...]]:
-        opened = {plane: self._open(walker, join(choice.path, plane), choice.stage + 1, value) for plane in planes}
+        opened = {
+            plane: self._open(walker, join(choice.path, plane), choice.stage + 1, value)
+            if join(choice.path, plane) in walker.planes
+            else Closed(0, made)  # it stands elsewhere, and is paid for there
+            for plane, made in planes.items()
+        }
         closed = {plane: found for plane, found in opened.items() if isinstance(found, Closed)}
         return closed, tuple(found for found in opened.values() if isinstance(found, Choice))
 
@@ -296,9 +307,10 @@ class Explorer:
                 self._stages[index],
                 self._made.get(index, {}),
                 address(self.plan.name, path),
-                [Place(self.plan.names, path)],
+                self.plan.places(path),
                 spec,
                 parent,
+                self._bases,
             )
             if action is None or action.refusal is not None:
                 continue
@@ -312,7 +324,7 @@ class Explorer:
             value = self._settled(config, walker, index, path)
             fork = next(walker.forks(index, path, [value]))
             choice = Choice(index, path, Ladder([config]), wanted={0.0})
-            planes = {plane: fork.planes[join(path, plane)][1] for plane in value.plan(spec)}
+            planes = _made(fork, index, path, value.plan(spec))
             closed, below = self._below(fork, choice, value, planes)
             if below:
                 return choice
@@ -330,6 +342,12 @@ class Explorer:
         """A choice of the allocation in its final form, from this plane alone."""
         with walker.placed(stage, path, config):
             return settle_each(config, {path: walker.weighted(stage, path)})[path]
+
+
+def _made(walker: Walker, stage: int, path: str, planes: Iterable[str]) -> dict[str, Tensor]:
+    """What a stage has made of a plane, those of it that stand elsewhere included."""
+    standing = walker.standing(stage, path)
+    return {plane: standing[plane] if plane in standing else walker.planes[join(path, plane)][1] for plane in planes}
 
 
 class _Exact(NamedTuple):

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from stackc.artifact.reader import Artifact
 from stackc.core.training import TrainingStage
 from stackc.healing.settings import Heal
 from stackc.healing.teacher import teacher_logits
 from stackc.healing.texts import training_texts
 from stackc.models import open_reference, random_reference
+from stackc.planning.bases import open_bases, open_with_bases
 from stackc.recipe.controls import ControlName
 from stackc.recipe.recipe import Recipe, Stage
 from stackc.reporting.report import ControlRow, Report, SeedRow, SeedSummary, Spread
@@ -155,6 +155,7 @@ class _Controls:
         if judge is None:
             raise StackcError(f"the task {self._task.name} measures nothing, so no control can be compared by it")
         self._judge: Judge = judge
+        self._bases = list(open_bases(recipe).values())
         self._score_file("the result", path)
 
     def row(self, control: ControlName) -> ControlRow:
@@ -266,7 +267,7 @@ class _Controls:
         return done.report.file.bytes
 
     def _score_file(self, name: str, path: Path) -> Score:
-        with Artifact(path) as artifact:
+        with open_with_bases(path, self._bases) as artifact:
             state = artifact.state_dict()
         return self._judge.score(name, lambda: state, name)
 
