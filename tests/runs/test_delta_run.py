@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,24 @@ def test_exact_and_plain_differences_train_in_both_forms(tmp_path, tiny_model, t
         stages = [{"use": "delta", "base": str(tiny_model), "exact": exactly}, heal, "zstd"]
         done = compress({"stages": stages, "task": tiny_task}, tuned, tmp_path / f"{exactly}.stackc", every_stage=False)
         assert done.report.final.weight_error < 0.1
+
+
+def test_a_second_run_takes_up_where_it_differs_and_notices_another_base(
+    tmp_path, tiny_model, tuned, monkeypatch
+) -> None:
+    monkeypatch.setenv("STACKC_CACHE", str(tmp_path / "cache"))
+    base = finetune(tiny_model, tmp_path / "base", change=0.0)
+    first = compress(lossy(base, "raw"), tuned, tmp_path / "a.stackc")
+    kept = compress(lossy(base, "zstd"), tuned, tmp_path / "b.stackc")
+    monkeypatch.setenv("STACKC_CACHE", str(tmp_path / "other"))
+    fresh = compress(lossy(base, "zstd"), tuned, tmp_path / "c.stackc")
+    assert kept.path.read_bytes() == fresh.path.read_bytes()
+    assert kept.report.file.bytes < first.report.file.bytes
+    # The same path with other weights: what was kept is not for them.
+    shutil.rmtree(base)
+    finetune(tiny_model, base, change=1e-2)
+    changed = compress(lossy(base, "zstd"), tuned, tmp_path / "d.stackc")
+    assert changed.report.file.bases[0].sha256 != kept.report.file.bases[0].sha256
+    with Artifact(changed.path, base=open_reference(str(base))) as artifact:
+        for name, x in load_file(tuned / "model.safetensors").items():
+            assert torch.allclose(artifact[name], x, rtol=0, atol=2.6e-4)
