@@ -20,6 +20,7 @@ from stackc.recipe.parse import parse_recipe, recipe_from
 from stackc.reporting.accounting import byte_rows
 from stackc.runs.pipeline import Compressed, compress_to_file
 from stackc.testing.planes import same_bits
+from stackc.transforms.delta import Delta
 from stackc.util.errors import ArtifactError, BaseNeededError, ModelError, PlanError, RecipeError
 from tests.helpers.finetunes import finetune
 
@@ -254,15 +255,23 @@ def test_exact_and_plain_differences_train_in_both_forms(tmp_path, tiny_model, t
 def test_a_second_run_takes_up_where_it_differs_and_notices_another_base(
     tmp_path, tiny_model, tuned, monkeypatch
 ) -> None:
-    monkeypatch.setenv("STACKC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("stackc.util.memo.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setenv("STACKC_CACHE_SIZE", "1GB")
     base = finetune(tiny_model, tmp_path / "base", change=0.0)
+    encode = Delta.encode
     first = compress(lossy(base, "raw"), tuned, tmp_path / "a.stackc")
     kept = compress(lossy(base, "zstd"), tuned, tmp_path / "b.stackc")
-    monkeypatch.setenv("STACKC_CACHE", str(tmp_path / "other"))
+    encoded: list[int] = []
+    monkeypatch.setattr(Delta, "encode", lambda *arguments: encoded.append(1) or encode(*arguments))
+    compress(lossy(base, "auto"), tuned, tmp_path / "e.stackc")
+    assert not encoded
+    monkeypatch.setenv("STACKC_CACHE_SIZE", "0")
     fresh = compress(lossy(base, "zstd"), tuned, tmp_path / "c.stackc")
     assert kept.path.read_bytes() == fresh.path.read_bytes()
     assert kept.report.file.bytes < first.report.file.bytes
+    assert encoded
     # The same path with other weights: what was kept is not for them.
+    monkeypatch.setenv("STACKC_CACHE_SIZE", "1GB")
     shutil.rmtree(base)
     finetune(tiny_model, base, change=1e-2)
     changed = compress(lossy(base, "zstd"), tuned, tmp_path / "d.stackc")
