@@ -459,6 +459,44 @@ def rebuild_codebook(
     return limit(limit(values, spec.wide), spec.dtype).reshape(spec.shape)
 
 
+def plan_delta(spec: Spec, exact: bool) -> list[Spec]:
+    need(type(exact) is bool and (exact or spec.dtype in REAL), "delta")
+    base = Spec(spec.shape, spec.dtype, *((0, 1) if spec.dtype == "bool" else ()))
+    if not exact or spec.dtype == "bool":
+        return [base, base]
+    bits = 8 * ITEM_BYTES[spec.dtype]
+    if bits < 32:
+        return [base, Spec(spec.shape, "uint8" if bits == 8 else "int32", 0, 2**bits - 1)]
+    return [base, Spec(spec.shape, f"int{bits}", 0, 2 ** (bits - 1) - 1), Spec(spec.shape, "bool", 0, 1)]
+
+
+def rebuild_delta(planes: list[np.ndarray], spec: Spec, exact: bool) -> np.ndarray:
+    base, difference = planes[:2]
+    if not exact:
+        with np.errstate(over="ignore"):
+            return limit(base.astype(spec.wide) + difference.astype(spec.wide), spec.dtype)
+    if spec.dtype == "bool":
+        return base != difference
+    bits = 8 * ITEM_BYTES[spec.dtype]
+    half, whole = 1 << (bits - 1), 1 << bits
+    patterns = base.astype("<f4").view("<u4") >> 16 if spec.dtype == "bfloat16" else base.view(f"u{bits // 8}")
+    far = planes[2] if bits >= 32 else np.zeros(spec.shape, bool)
+    made = []
+    for pattern, z, highest in zip(patterns.ravel().tolist(), difference.ravel().tolist(), far.ravel(), strict=True):
+        z += half if highest else 0
+        number = invert(pattern, spec, half) + (-(z + 1) // 2 if z % 2 else z // 2)
+        made.append(invert(number % whole, spec, half))
+    words = np.array(made, np.uint64).reshape(spec.shape)
+    if spec.dtype == "bfloat16":
+        return (words.astype("<u4") << 16).view("<f4")
+    return words.astype(f"u{bits // 8}").view(spec.dtype)
+
+
+def invert(pattern: int, spec: Spec, half: int) -> int:
+    """Of a real number its place among all others, or the other way round."""
+    return pattern ^ (half - 1) if spec.dtype in REAL and pattern & half else pattern
+
+
 # Packers
 
 
@@ -962,6 +1000,7 @@ TRANSFORMS: dict[tuple[str, int], tuple[Callable[..., list[Spec]], Callable[...,
     ("seed", 1): (plan_seed, rebuild_seed),
     **{("int", n): (partial(plan_int, version=n), partial(rebuild_int, version=n)) for n in (1, 2)},
     ("cast", 1): (plan_cast, rebuild_cast),
+    ("delta", 1): (plan_delta, rebuild_delta),
     **{("codebook", n): (partial(plan_codebook, version=n), partial(rebuild_codebook, version=n)) for n in (1, 2, 3)},
     ("tcq", 1): (plan_tcq, rebuild_tcq),
 }

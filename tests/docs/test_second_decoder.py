@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import stackc
 from stackc.artifact.container import read_manifest
@@ -241,6 +242,29 @@ def test_random_stacks(tmp_path, transforms, packers):
 )
 def test_convolutions_in_rows(tmp_path, stage):
     assert_same(compressed([stage, "raw"], tmp_path / "conv.stackc", torch.nn.Conv2d(3, 6, (3, 2))))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_differences_from_another_model(tmp_path, exact):
+    base = {name: x.clone() for name, x in Zoo().state_dict().items()}
+    for number, x in enumerate(base.values()):
+        if x.is_floating_point():
+            x.mul_(1 + 1e-3 * bell(x.shape, number, "change").to(x.dtype))
+        elif x.dtype != torch.bool:
+            x.add_(torch.arange(x.numel()).reshape(x.shape).to(x.dtype) % 3 - 1)
+        else:
+            x.logical_xor_(torch.arange(x.numel()).reshape(x.shape) % 5 == 0)
+    save_file(base, tmp_path / "base.safetensors")
+    reference = open_reference(str(tmp_path / "base.safetensors"))
+    path = compressed([{"use": "delta", "base": reference.source, "exact": exact}, "auto"], tmp_path / "model.stackc")
+    arrays = {name: (x.float() if x.dtype == torch.bfloat16 else x).numpy() for name, x in base.items()}
+    second = SecondDecoder(path, {reference.fingerprint(): arrays})
+    with stackc.open(path, base=reference) as artifact:
+        assert sum(bool(artifact.uses(name)) for name in artifact.specs) == len(artifact.shared) > 10
+        for name in second.names:
+            expected = artifact[name]
+            wanted = expected.float().numpy() if expected.dtype == torch.bfloat16 else expected.numpy()
+            assert second.tensor(name).tobytes() == wanted.tobytes(), name
 
 
 @pytest.mark.parametrize("packer", ["raw", "zstd", "ans", "context"])

@@ -18,9 +18,10 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
+from stackc.core.abilities import Outside
 from stackc.core.registry import find
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Weighted, config_fields
+from stackc.core.transform import NOTHING, Known, Weighted, config_fields
 
 FOLDER = Path(__file__).parent / "fixtures"
 
@@ -47,6 +48,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "codebook@3-values": ("codebook", {"entries": 16}),
     "codebook@3-vectors": ("codebook", {"entries": 20, "dims": 3, "dtype": "float16"}),
     "codebook@3-group": ("codebook", {"entries": 50, "dims": 4, "group": "all"}),
+    "delta": ("delta", {}),
+    "delta-exact": ("delta", {"exact": True}),
     "cast-float16": ("cast", {"to": "float16"}),
     "cast-bfloat16": ("cast", {"to": "bfloat16"}),
 }
@@ -61,6 +64,11 @@ def example_plane(shape: tuple[int, ...] = (12, 10)) -> torch.Tensor:
     return x.reshape(shape)
 
 
+def other_plane(x: torch.Tensor) -> torch.Tensor:
+    """What another model may have in the place of a plane: some of it the same, some of another sign."""
+    return x + torch.cos(torch.arange(x.numel()).reshape(x.shape) * 0.7).clamp(min=0) / 8
+
+
 def write(case: str) -> None:
     """Write the fixture of one case."""
     name, config = CASES[case]
@@ -69,7 +77,8 @@ def write(case: str) -> None:
     spec = PlaneSpec.of(x)
     if not transform.settled:
         transform = transform.settle({"x": Weighted(x)})["x"]
-    planes = transform.encode(x)
+    known = Known(shared={transform.outside: other_plane(x)}) if isinstance(transform, Outside) else NOTHING
+    planes = transform.encode(x, known)
     if case in ROUNDED:
         planes = {plane: torch.round(values * 256) / 256 for plane, values in planes.items()}
     metadata = {
