@@ -30,6 +30,8 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float
     ratio_to_fp16: float | None = None
     ratio_to_lossless: float | None = None
+    ratio_with_bases: float | None = None
+    bases: list[str] = []
     weight_error: float | None = None
     score: Score | None = None
     data: str | None = None
@@ -82,6 +84,8 @@ def _from_report(path: Path, source: str) -> Side:
         ratio=report.file.ratio,
         ratio_to_fp16=report.file.ratio_to_fp16,
         ratio_to_lossless=report.file.ratio_to_lossless,
+        ratio_with_bases=report.file.ratio_with_bases,
+        bases=[base.sha256 for base in report.file.bases],
         weight_error=report.final.weight_error,
         score=report.final.score,
         data=report.task.get("sha256"),
@@ -101,6 +105,7 @@ def _from_artifact(path: Path, source: str) -> Side:
             file_bytes=artifact.file_bytes,
             reference_bytes=artifact.nbytes,
             ratio=artifact.nbytes / artifact.file_bytes,
+            bases=[base.sha256 for base in artifact.bases],
             bytes_by_role=_by_role(byte_rows(artifact)),
         )
 
@@ -118,6 +123,12 @@ def _cautions(a: Side, b: Side) -> list[str]:
         cautions.append("the references differ in size, so the ratios do not have the same baseline")
     if a.data is not None and b.data is not None and a.data != b.data:
         cautions.append("the two were evaluated on different data, so the metrics cannot be compared")
+    if set(a.bases) != set(b.bases):
+        needs = [
+            f"{name} needs {', '.join(f'sha256:{base[:16]}...' for base in side.bases) or 'none'}"
+            for name, side in (("A", a), ("B", b))
+        ]
+        cautions.append(f"a base model that a file needs is not counted in its bytes: {', '.join(needs)}")
     return cautions
 
 
@@ -160,6 +171,7 @@ def _rows(a: Side, b: Side) -> list[tuple[str, str, str, str]]:
     add("ratio", (a.ratio, b.ratio), three_digits)
     add("ratio to fp16", (a.ratio_to_fp16, b.ratio_to_fp16), three_digits)
     add("ratio to lossless", (a.ratio_to_lossless, b.ratio_to_lossless), three_digits)
+    add("ratio with the base", (a.ratio_with_bases, b.ratio_with_bases), three_digits)
     add("weight error", (a.weight_error, b.weight_error), three_digits)
     known = a.score or b.score
     if known is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -12,6 +13,7 @@ from stackc.cli.options import BaseOption, JsonOption, open_bases
 if TYPE_CHECKING:
     from torch import nn
 
+    from stackc.models import Reference
     from stackc.tasks import Evaluation, Outcome, Score
     from stackc.util.progress import Progress
 
@@ -68,8 +70,9 @@ def evaluate(
     judge = open_task(task)
     judge.check()
     with isolated(), showing_progress(quiet=quiet) as progress:
-        subject = _open(target, base)
-        other = None if reference is None else _open(reference)
+        bases = open_bases(base)
+        subject = _open(target, bases)
+        other = None if reference is None else _open(reference, bases, needed=False)
         for model in (subject.model, *(() if other is None else (other.model,))):
             judge.check_model(model)
         chosen = (
@@ -102,13 +105,16 @@ def evaluate(
         say(console, f"naming the most frequent class everywhere would reach {100 * score.majority:.1f} %")
 
 
-def _open(name: str, base: list[str] | None = None) -> _Subject:
+def _open(name: str, bases: Sequence[Reference], *, needed: bool = True) -> _Subject:
+    """A model, with its bases; unless these are ``needed``, a file may do without."""
     from stackc.artifact.reader import Artifact
     from stackc.models import open_reference
 
     file = _artifact(name)
     if file is not None:
-        with Artifact(file, base=open_bases(base)) as artifact:
+        with Artifact(file) as artifact:
+            for base in bases if needed or artifact.bases else ():
+                artifact.attach(base)
             return _Subject(name, artifact.build(), artifact.tokenizer())
     reference = open_reference(name)
     return _Subject(name, reference.build(), reference.tokenizer())

@@ -271,6 +271,7 @@ def _tensor_table(result: Inspected) -> Table:
     from stackc.reporting.table import Names, plain_table
     from stackc.util.humanise import three_digits
 
+    outside = {shared.name: shared for shared in result.shared if shared.stack is None}
     table = plain_table()
     table.add_column("tensor, its stack, its planes")
     table.add_column("spec")
@@ -289,21 +290,28 @@ def _tensor_table(result: Inspected) -> Table:
             bits = "-" if plane.bits_per_element is None else three_digits(plane.bits_per_element)
             spec = "" if single else plane.spec
             table.add_row(Names(label), Names(spec), plane.packer, f"{plane.bytes:,}", bits)
-        _add_uses(table, tensor.shared, tensor.shared_bytes)
+        _add_uses(table, tensor.shared, tensor.shared_bytes, outside)
     for shared in result.shared:
-        _add_shared(table, shared)
+        if shared.name not in outside:
+            _add_shared(table, shared, outside)
     return table
 
 
-def _add_uses(table: Table, uses: list[InspectedUse], shared_bytes: int | None) -> None:
+def _add_uses(
+    table: Table, uses: list[InspectedUse], shared_bytes: int | None, outside: Mapping[str, InspectedShared]
+) -> None:
     from stackc.reporting.table import Names
 
-    for number, use in enumerate(uses):
-        cost = f"{shared_bytes:,}" if number == 0 and shared_bytes is not None else ""
+    for use in uses:
+        if use.plane in outside:
+            title = f"  {use.path or 'whole'} = {use.plane}: {outside[use.plane].base_tensor} of the base model"
+            table.add_row(Names(title), Names(use.spec), "not here", "0", "")
+            continue
+        cost, shared_bytes = "" if shared_bytes is None else f"{shared_bytes:,}", None  # of all of them, said once
         table.add_row(Names(f"  {use.path or 'whole'} = {use.plane}"), Names(use.spec), "shared", cost, "")
 
 
-def _add_shared(table: Table, shared: InspectedShared) -> None:
+def _add_shared(table: Table, shared: InspectedShared, outside: Mapping[str, InspectedShared]) -> None:
     from rich.text import Text
 
     from stackc.reporting.table import Names
@@ -311,11 +319,8 @@ def _add_shared(table: Table, shared: InspectedShared) -> None:
 
     title = f"{shared.name}, shared by {plural(shared.users, 'user')}"
     table.add_row(Names(title, style="bold"), Names(shared.spec), "", Text(f"({shared.bytes:,})", style="bold"), "")
-    if shared.stack is None:
-        table.add_row(Names(f"  {shared.base_tensor} of the base model"), "", "", "", "")
-        return
     table.add_row(Names(f"  {shared.stack}", style="dim"), "", "", "", "")
     for plane in shared.planes:
         bits = "-" if plane.bits_per_element is None else three_digits(plane.bits_per_element)
         table.add_row(Names(f"  {plane.path or 'whole'}"), Names(plane.spec), plane.packer, f"({plane.bytes:,})", bits)
-    _add_uses(table, shared.shared, None)
+    _add_uses(table, shared.shared, None, outside)

@@ -256,6 +256,13 @@ def summary_lines(report: Report) -> list[str]:
         f"ratio {three_digits(file.ratio)}; against the reference in fp16 {three_digits(file.ratio_to_fp16)}, "
         f"against its lossless file {three_digits(file.ratio_to_lossless)}",
     ]
+    if file.bases and file.ratio_with_bases is not None:
+        bases = " and ".join(
+            f"{printable(base.source)} (sha256:{base.sha256[:16]}..., {base.bytes:,} bytes)" for base in file.bases
+        )
+        lines.append(
+            f"decoding needs {bases}; counted with the file, the ratio is {three_digits(file.ratio_with_bases)}"
+        )
     if file.self_contained_bytes is not None:
         lines.append(_tokenizer_line(report))
     if report.allocation is not None:

@@ -31,7 +31,8 @@ def example_model(page: str) -> dict[str, PlaneSpec]:
 def planned(recipe: str, page: str) -> Plan:
     parsed = parse_recipe(parse_document(recipe, "recipe.yaml"))
     require_target(parsed)
-    return plan_recipe(parsed, example_model(page))
+    bases = {"my-org/base": example_model(page)}
+    return plan_recipe(parsed, example_model(page), bases=bases)
 
 
 def shown(role: str, recipe: str, page: str) -> str:

@@ -235,7 +235,8 @@ from stackc.planning.plan import plan_recipe
 from stackc.recipe.parse import load_recipe, shipped_recipes
 from tests.helpers.bert import bert_tiny_specs
 for name in shipped_recipes():
-    assert plan_recipe(load_recipe(name), bert_tiny_specs()).tensors
+    bases = {"demo/bert-tiny-reviews": bert_tiny_specs()}
+    assert plan_recipe(load_recipe(name), bert_tiny_specs(), bases=bases).tensors
 heavy = {"torch", "numpy", "transformers", "scipy", "constriction", "zstandard", "datasets"} & set(sys.modules)
 assert not heavy, heavy
 """

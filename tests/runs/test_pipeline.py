@@ -24,6 +24,7 @@ from stackc.recipe.parse import load_recipe, parse_recipe, recipe_from, shipped_
 from stackc.reporting.report import Report
 from stackc.runs.pipeline import Compressed, compress_to_file
 from stackc.util.errors import DataError, ModelError, PlanError, RecipeError, TensorError
+from tests.helpers.finetunes import finetune
 from tests.helpers.models import tied, weights, weights_file
 
 ROOT = Path(__file__).parents[2]
@@ -302,13 +303,15 @@ def test_row_weights_of_a_stage_that_matches_nothing_are_not_needed(tmp_path) ->
 # -- a model with a tokenizer and a task -------------------------------------------------------------------------------
 
 
-def adapted(name: str, model: Path, task: dict[str, object]) -> Any:
+def adapted(name: str, model: Path, task: dict[str, object], base: Path) -> Any:
     """A shipped recipe for the tiny model: what is too large for it made smaller, the data replaced."""
     document = read_document(shipped_recipes()[name])
     assignments = [f"model={json.dumps(str(model))}", f"task={json.dumps(task)}"]
     for index, stage in enumerate(document.value["stages"]):
         if isinstance(stage, dict) and isinstance(stage.get("rank"), int):
             assignments.append(f"stages[{index}].rank={min(stage['rank'], 2)}")
+        if isinstance(stage, dict) and "base" in stage:
+            assignments.append(f"stages[{index}].base={json.dumps(str(base))}")
         if isinstance(stage, dict) and stage["use"] == "heal":
             assignments += [f"stages[{index}].{key}" for key in ("steps=4", "batch_size=8", "holdout=10", "data=[]")]
     if "allocate" in document.value:
@@ -318,15 +321,17 @@ def adapted(name: str, model: Path, task: dict[str, object]) -> Any:
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_the_rows_add_up_for_every_shipped_recipe(name: str, tmp_path, tiny_model: Path, tiny_task) -> None:
-    recipe = adapted(name, tiny_model, tiny_task)
+    base = finetune(tiny_model, tmp_path / "base")
+    recipe = adapted(name, tiny_model, tiny_task, base)
     result = compress_to_file(recipe, open_reference(str(tiny_model)), tmp_path / "out.stackc")
     check_bytes(result.report, result.path)
     assert len(result.report.stages) == len(load_recipe(name).stages)
+    assert [one.source for one in result.report.file.bases] == ([str(base)] if name.startswith("delta") else [])
     assert result.report.reference_score.retention == 1
     for row in result.report.stages:
         assert row.score.rows == 60
         assert 0 <= row.score.low <= row.score.value <= row.score.high <= 1
-    if name == "lossless":
+    if name in ("lossless", "delta-exact"):
         assert result.report.final.score.agreement == 1
         assert result.report.final.score.kl == 0
 
