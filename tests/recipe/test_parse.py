@@ -304,7 +304,7 @@ def test_a_recipe_that_is_not_there(source: str, tmp_path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         RecipeError,
-        match=r"there is no recipe .*give a YAML file or one of allocated, delta, delta-exact, healed, int8, lossless",
+        match=r"there is no recipe .*give a YAML file or one of allocated, delta-exact, delta, healed, int8, lossless",
     ):
         load_recipe(source)
 
