@@ -1,6 +1,6 @@
 """What the difference between a fine-tune and its base holds, and what lossless coders make of it.
 
-    python benchmarks/delta/entropy.py --model minilm-sst2 --finetunes runs/delta [--without-slow]
+    python benchmarks/delta/entropy.py --model minilm-sst2 --finetunes runs/delta
 
 Three differences, each of which gives the fine-tune back bit for bit with the base in hand:
 
@@ -40,6 +40,7 @@ except ImportError:
 HERE = Path(__file__).parent
 #: Name in the table, and what it holds of the tensor names.
 CLASSES = {"word embeddings": "word_embeddings.weight", "other matrices": ".weight", "vectors": ""}
+LAYER = "encoder.layer.3."
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
 
@@ -118,7 +119,7 @@ def packed(packer: str, x: np.ndarray) -> int | None:
     return len(data)
 
 
-def coders(slow: bool) -> dict[str, Callable[[np.ndarray, np.ndarray], int | None]]:
+def coders() -> dict[str, Callable[[np.ndarray, np.ndarray], int | None]]:
     """Bytes of a tensor by what is coded and how."""
 
     def both(base: np.ndarray, tuned: np.ndarray) -> dict[str, np.ndarray]:
@@ -135,8 +136,7 @@ def coders(slow: bool) -> dict[str, Callable[[np.ndarray, np.ndarray], int | Non
         result[f"{what}: {name}"] = lambda base, tuned: count(both(base, tuned)[what])
 
     for what in ("fine-tune", "ordered", "xor", "float"):
-        if slow:
-            add("zstd -19", what, lambda x: zstd(x.tobytes()))
+        add("zstd -19", what, lambda x: zstd(x.tobytes()))
         add("byte planes, zstd -19", what, lambda x: zstd(planes_of_bytes(x)))
         if zipnn is not None:
             add("zipnn", what, zipnn_bytes)
@@ -145,11 +145,25 @@ def coders(slow: bool) -> dict[str, Callable[[np.ndarray, np.ndarray], int | Non
     # The bits of the exclusive or are no number; read as a float32, `floats` splits them as it does any other.
     add("stackc floats", "xor", lambda x: packed("floats", x.view(np.float32)))
     add("stackc zstd", "ordered", lambda x: packed("zstd", x))
-    add("stackc context", "ordered", lambda x: packed("context", x))
-    if slow:
-        add("stackc auto", "ordered", lambda x: packed("auto", x))
-        add("stackc auto", "float", lambda x: packed("auto", x))
     return result
+
+
+def one_layer(base: dict[str, np.ndarray], tuned: dict[str, np.ndarray]) -> dict[str, int]:
+    """What every packer of stackc makes of the tensors of one layer; `context` takes minutes for more."""
+    sizes: dict[str, int] = {}
+    for name in (name for name in base if LAYER in name):
+        planes = {
+            "fine-tune": tuned[name],
+            "ordered": ordered_difference(base[name], tuned[name]),
+            "float": tuned[name] - base[name],
+        }
+        for what, x in planes.items():
+            sizes[f"{what}: elements"] = sizes.get(f"{what}: elements", 0) + x.size
+            for packer in ("zstd", "floats", "context", "auto"):
+                size = packed(packer, x)
+                if size is not None:
+                    sizes[f"{what}: {packer}"] = sizes.get(f"{what}: {packer}", 0) + size
+    return sizes
 
 
 def kind_of(name: str) -> str:
@@ -219,16 +233,17 @@ def entropies(base: dict[str, np.ndarray], tuned: dict[str, np.ndarray]) -> dict
     return result
 
 
-def measure(base: dict[str, np.ndarray], tuned: dict[str, np.ndarray], slow: bool) -> dict[str, Any]:
+def measure(base: dict[str, np.ndarray], tuned: dict[str, np.ndarray]) -> dict[str, Any]:
     """Everything about one fine-tune."""
     result: dict[str, Any] = {"changes": changes(base, tuned), "bits": entropies(base, tuned), "bytes": {}}
-    for label, coder in coders(slow).items():
+    for label, coder in coders().items():
         begin, sizes = time.process_time(), {}
         for name, x in base.items():
             size = coder(x, tuned[name])
             sizes[kind_of(name)] = sizes.get(kind_of(name), 0) + (x.nbytes if size is None else size)
         result["bytes"][label] = {**sizes, "all": sum(sizes.values())}
         print(f"  {label}: {sum(sizes.values()):,} bytes, {time.process_time() - begin:.0f} s", flush=True)
+    result["one layer"] = one_layer(base, tuned)
     return result
 
 
@@ -252,7 +267,7 @@ def table(results: dict[str, Any]) -> str:
             ),
             (
                 "base + float32 difference is the fine-tune",
-                lambda row: f"{100 * row['base + float difference gives the fine-tune, share']:.2f} %",
+                lambda row: f"{100 * row['base + float difference gives the fine-tune, share']:.4f} %",
             ),
         ):
             cells = [form(results["finetunes"][name]["changes"][kind]) for name in names]
@@ -292,6 +307,13 @@ def table(results: dict[str, Any]) -> str:
             whole = 4 * results["finetunes"][name]["changes"]["all"]["elements"]
             cells.append("–" if size is None else f"{size:,} ({100 * size / whole:.1f} %)")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    lines.append(f"\nBits a weight by every packer of stackc, tensors of `{LAYER}` alone:\n")
+    lines.append("| |" + head[1:] + "|---|" + "--:|" * len(names))
+    for label in results["finetunes"][names[0]]["one layer"]:
+        if not label.endswith("elements"):
+            sizes = [results["finetunes"][name]["one layer"] for name in names]
+            elements = label.split(":")[0] + ": elements"
+            lines.append(f"| {label} | " + " | ".join(f"{8 * row[label] / row[elements]:.2f}" for row in sizes) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -302,7 +324,6 @@ def main() -> None:
     parser.add_argument(
         "--finetunes", type=Path, default=Path("runs/delta"), help="folder that holds the fine-tunes' folders"
     )
-    parser.add_argument("--without-slow", action="store_true", help="leave out zstd -19 on plain bytes and auto")
     parser.add_argument("--only", help="one fine-tune; the stored figures of the others stay")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -314,7 +335,7 @@ def main() -> None:
     for folder in sorted(arguments.finetunes.glob(arguments.only or "*")):
         print(folder.name, flush=True)
         tuned = load_file(folder / "model.safetensors")
-        results["finetunes"][folder.name] = measure(base, tuned, not arguments.without_slow)
+        results["finetunes"][folder.name] = measure(base, tuned)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(table(results), encoding="utf-8")
     print(table(results))

@@ -1,7 +1,7 @@
 """Which simple coding of a difference keeps a fine-tune's predictions in how few bytes, without training.
 
     OMP_NUM_THREADS=1 python benchmarks/delta/lossy.py --model minilm-sst2 --train train.tsv --data dev.tsv \
-        [--only NAME] [--methods GLOB] [--ratios 100,200]
+        [--only NAME] [--points GLOB ...] [--ratios 100,200]
 
 Every method is set to a size by one number (a step, a share or a rank), which bisection finds; then its difference is
 added to the base, and the sum's predictions are compared with the fine-tune's, on rows held out of the training data and
@@ -39,7 +39,7 @@ from stackc.core.spec import PlaneSpec
 
 HERE = Path(__file__).parent
 SCALE_BITS, PLANE_BITS = 16, 64
-CALIBRATION_ROWS = 512
+CALIBRATION_ROWS, JUDGED_ROWS = 256, 300
 EMBEDDING = "bert.embeddings.word_embeddings.weight"
 
 
@@ -110,6 +110,7 @@ def uniform(x: Tensor, step: float, dead: float = 0.5) -> Coded:
 
 def weighted_uniform(x: Tensor, moments: Tensor, step: float, dead: float) -> Coded:
     """Columns that larger inputs meet get finer steps: by the square root of the second moment, as a power of 2 ** 0.5."""
+    moments = moments.float()
     if moments.ndim == 1:  # of an embedding: rows that occur more often
         weight = (moments + 0.05 * moments.mean()).sqrt()
         weight = weight / weight.square().mean().sqrt()
@@ -407,7 +408,7 @@ def run(name: str, arguments: argparse.Namespace, results: dict[str, Any], save:
     base, tuned = load_file(arguments.model / "model.safetensors"), load_file(folder / "model.safetensors")
     training, held_out = hold_rows_out(relabelled(read_rows(arguments.train), KINDS[name].labels))
     evaluated = relabelled(read_rows(arguments.data), KINDS[name].labels)
-    judge = Judge(folder, {"held out": held_out, "evaluated": evaluated})
+    judge = Judge(folder, {"held out": held_out[:JUDGED_ROWS], "evaluated": evaluated})
     subject = prepare(base, tuned, second_moments(judge.model, judge.tokenizer, [text for text, _ in training]))
     whole = sum(4 * x.numel() for x in tuned.values())
     entry = results.setdefault(name, {"bytes": whole, "energy": {}, "points": {}})
@@ -423,36 +424,33 @@ def run(name: str, arguments: argparse.Namespace, results: dict[str, Any], save:
     if "fine-tune" not in points:
         add("fine-tune", tuned, {"bytes": whole})
         add("base alone", base, {"bytes": 0})
-        for label, chosen in (
+        for label, exact in (
             ("base + vectors and head", lambda key: key in subject.small),
             ("base + all but the word embedding", lambda key: key != EMBEDDING),
         ):
-            add(label, {key: tuned[key] if chosen(key) else x for key, x in base.items()}, {"bytes": None})
-    for label, (_, method) in METHODS.items():
-        if not fnmatch.fnmatch(label, arguments.methods):
+            add(label, {key: tuned[key] if exact(key) else x for key, x in base.items()}, {"bytes": None})
+    keys = {f"{label} @ {ratio:g}x": (label, ratio) for ratio in arguments.ratios for label in METHODS}
+    chosen = [key for glob in arguments.points for key in keys if fnmatch.fnmatch(key, glob) and key not in points]
+    for key in dict.fromkeys(chosen):
+        label, ratio = keys[key]
+        found = at_size(subject, METHODS[label][1], whole / ratio)
+        if found is None:
+            print(f"{name}: {key} cannot be so small", flush=True)
             continue
-        for ratio in arguments.ratios:
-            key = f"{label} @ {ratio:g}x"
-            if key in points:
-                continue
-            found = at_size(subject, method, whole / ratio)
-            if found is None:
-                print(f"{name}: {key} cannot be so small", flush=True)
-                continue
-            number, coded, size = found
-            error = sum(float((x - coded[key].value).double().square().sum()) for key, x in subject.matrices.items())
-            state = {key: x + {**subject.small, **coded}[key].value.view_as(x) for key, x in base.items()}
-            more: dict[str, Any] = {
-                "bytes": round(size),
-                "number": number,
-                "energy left": error / energy,
-                "embedding bytes": round(coded[EMBEDDING].bits / 8),
-            }
-            if arguments.packed:
-                more["packed"] = sum(
-                    packed_bytes(plane) for part in (*coded.values(), *subject.small.values()) for plane in part.planes
-                )
-            add(key, state, more)
+        number, coded, size = found
+        error = sum(float((x - coded[part].value).double().square().sum()) for part, x in subject.matrices.items())
+        state = {part: x + {**subject.small, **coded}[part].value.view_as(x) for part, x in base.items()}
+        more: dict[str, Any] = {
+            "bytes": round(size),
+            "number": number,
+            "energy left": error / energy,
+            "embedding bytes": round(coded[EMBEDDING].bits / 8),
+        }
+        if arguments.packed:
+            more["packed"] = sum(
+                packed_bytes(plane) for part in (*coded.values(), *subject.small.values()) for plane in part.planes
+            )
+        add(key, state, more)
 
 
 def packed_bytes(codes: Tensor) -> int:
@@ -460,7 +458,7 @@ def packed_bytes(codes: Tensor) -> int:
     if not codes.numel():
         return 0
     spec = PlaneSpec.of(codes)
-    if not codes.dtype == torch.bool:
+    if codes.dtype != torch.bool:
         spec = PlaneSpec(tuple(codes.shape), "int16", lo=int(codes.min()), hi=int(codes.max()))
     packer = find_packer("context")
     data = packer.pack(codes.contiguous(), spec)
@@ -510,8 +508,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="rows to evaluate on")
     parser.add_argument("--finetunes", type=Path, default=Path("runs/delta"))
     parser.add_argument("--only", default=",".join(KINDS))
-    parser.add_argument("--methods", default="*", help="glob over the methods' names")
-    parser.add_argument("--ratios", default="100", type=lambda text: [float(part) for part in text.split(",")])
+    parser.add_argument("--points", nargs="+", default=["*"], help='globs, such as "components @ *x"')
+    parser.add_argument(
+        "--ratios", default="100,200,400,1000", type=lambda text: [float(part) for part in text.split(",")]
+    )
     parser.add_argument("--packed", action="store_true", help="pack the planes too, which takes its time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -521,6 +521,10 @@ def main() -> None:
     results = {"machine": describe("torch", "transformers"), **{k: v for k, v in results.items() if k != "machine"}}
 
     def save() -> None:
+        if path.exists():  # another process may have added another fine-tune
+            stored = json.loads(path.read_text("utf-8"))
+            mine = ("machine", *arguments.only.split(","))
+            results.update({key: entry for key, entry in stored.items() if key not in mine})
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(table(results), encoding="utf-8")
 
