@@ -16,6 +16,7 @@ installed (``pip install zipnn==0.5.4``). Writes ``entropy.json`` and ``entropy.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import math
 import runpy
@@ -233,10 +234,12 @@ def entropies(base: dict[str, np.ndarray], tuned: dict[str, np.ndarray]) -> dict
     return result
 
 
-def measure(base: dict[str, np.ndarray], tuned: dict[str, np.ndarray]) -> dict[str, Any]:
+def measure(base: dict[str, np.ndarray], tuned: dict[str, np.ndarray], globs: list[str]) -> dict[str, Any]:
     """Everything about one fine-tune."""
     result: dict[str, Any] = {"changes": changes(base, tuned), "bits": entropies(base, tuned), "bytes": {}}
     for label, coder in coders().items():
+        if not any(fnmatch.fnmatch(label, glob) for glob in globs):
+            continue
         begin, sizes = time.process_time(), {}
         for name, x in base.items():
             size = coder(x, tuned[name])
@@ -300,7 +303,7 @@ def table(results: dict[str, Any]) -> str:
         )
     lines.append("\nBytes, lossless (in brackets: of the fine-tune's float32 bytes):\n")
     lines.append("| |" + head[1:] + "|---|" + "--:|" * len(names))
-    for label in results["finetunes"][names[0]]["bytes"]:
+    for label in dict.fromkeys(label for name in names for label in results["finetunes"][name]["bytes"]):
         cells = []
         for name in names:
             size = results["finetunes"][name]["bytes"].get(label, {}).get("all")
@@ -325,6 +328,7 @@ def main() -> None:
         "--finetunes", type=Path, default=Path("runs/delta"), help="folder that holds the fine-tunes' folders"
     )
     parser.add_argument("--only", help="one fine-tune; the stored figures of the others stay")
+    parser.add_argument("--coders", nargs="+", default=["*"], help="globs over the coders of all tensors")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     describe = runpy.run_path(str(HERE.parent / "coding" / "machine.py"))["describe_machine"]
@@ -335,7 +339,7 @@ def main() -> None:
     for folder in sorted(arguments.finetunes.glob(arguments.only or "*")):
         print(folder.name, flush=True)
         tuned = load_file(folder / "model.safetensors")
-        results["finetunes"][folder.name] = measure(base, tuned)
+        results["finetunes"][folder.name] = measure(base, tuned, arguments.coders)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(table(results), encoding="utf-8")
     print(table(results))
