@@ -234,9 +234,12 @@ def entropies(base: dict[str, np.ndarray], tuned: dict[str, np.ndarray]) -> dict
     return result
 
 
-def measure(base: dict[str, np.ndarray], tuned: dict[str, np.ndarray], globs: list[str]) -> dict[str, Any]:
-    """Everything about one fine-tune."""
+def measure(
+    base: dict[str, np.ndarray], tuned: dict[str, np.ndarray], globs: list[str], save: Callable[[dict[str, Any]], None]
+) -> None:
+    """Everything about one fine-tune; what is known is saved after each coder."""
     result: dict[str, Any] = {"changes": changes(base, tuned), "bits": entropies(base, tuned), "bytes": {}}
+    save(result)
     for label, coder in coders().items():
         if not any(fnmatch.fnmatch(label, glob) for glob in globs):
             continue
@@ -245,9 +248,11 @@ def measure(base: dict[str, np.ndarray], tuned: dict[str, np.ndarray], globs: li
             size = coder(x, tuned[name])
             sizes[kind_of(name)] = sizes.get(kind_of(name), 0) + (x.nbytes if size is None else size)
         result["bytes"][label] = {**sizes, "all": sum(sizes.values())}
+        save(result)
         print(f"  {label}: {sum(sizes.values()):,} bytes, {time.process_time() - begin:.0f} s", flush=True)
-    result["one layer"] = one_layer(base, tuned)
-    return result
+    if any(fnmatch.fnmatch("one layer", glob) for glob in globs):
+        result["one layer"] = one_layer(base, tuned)
+        save(result)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -310,6 +315,10 @@ def table(results: dict[str, Any]) -> str:
             whole = 4 * results["finetunes"][name]["changes"]["all"]["elements"]
             cells.append("–" if size is None else f"{size:,} ({100 * size / whole:.1f} %)")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    names = [name for name in names if "one layer" in results["finetunes"][name]]
+    if not names:
+        return "\n".join(lines) + "\n"
+    head = "| " + " | ".join(names) + " |\n"
     lines.append(f"\nBits a weight by every packer of stackc, tensors of `{LAYER}` alone:\n")
     lines.append("| |" + head[1:] + "|---|" + "--:|" * len(names))
     for label in results["finetunes"][names[0]]["one layer"]:
@@ -328,7 +337,7 @@ def main() -> None:
         "--finetunes", type=Path, default=Path("runs/delta"), help="folder that holds the fine-tunes' folders"
     )
     parser.add_argument("--only", help="one fine-tune; the stored figures of the others stay")
-    parser.add_argument("--coders", nargs="+", default=["*"], help="globs over the coders of all tensors")
+    parser.add_argument("--coders", nargs="+", default=["*"], help="globs over the coders, and 'one layer'")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     describe = runpy.run_path(str(HERE.parent / "coding" / "machine.py"))["describe_machine"]
@@ -339,9 +348,13 @@ def main() -> None:
     for folder in sorted(arguments.finetunes.glob(arguments.only or "*")):
         print(folder.name, flush=True)
         tuned = load_file(folder / "model.safetensors")
-        results["finetunes"][folder.name] = measure(base, tuned, arguments.coders)
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(table(results), encoding="utf-8")
+
+        def save(result: dict[str, Any], name: str = folder.name) -> None:
+            results["finetunes"][name] = result
+            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            path.with_suffix(".md").write_text(table(results), encoding="utf-8")
+
+        measure(base, tuned, arguments.coders, save)
     print(table(results))
 
 
