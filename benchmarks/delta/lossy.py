@@ -409,9 +409,14 @@ def run(name: str, arguments: argparse.Namespace, results: dict[str, Any], save:
     training, held_out = hold_rows_out(relabelled(read_rows(arguments.train), KINDS[name].labels))
     evaluated = relabelled(read_rows(arguments.data), KINDS[name].labels)
     judge = Judge(folder, {"held out": held_out[:JUDGED_ROWS], "evaluated": evaluated})
-    subject = prepare(base, tuned, second_moments(judge.model, judge.tokenizer, [text for text, _ in training]))
+    keys = {f"{label} @ {ratio:g}x": (label, ratio) for ratio in arguments.ratios for label in METHODS}
+    chosen = [key for glob in arguments.points for key in keys if fnmatch.fnmatch(key, glob)]
+    moments = {}
+    if any("calibrated" in key or "weighted" in key for key in chosen):
+        moments = second_moments(judge.model, judge.tokenizer, [text for text, _ in training])
+    subject = prepare(base, tuned, moments)
     whole = sum(4 * x.numel() for x in tuned.values())
-    entry = results.setdefault(name, {"bytes": whole, "energy": {}, "points": {}})
+    entry = results.setdefault(name, {"bytes": whole, "points": {}})
     points = entry["points"]
     energy = sum(float(x.double().square().sum()) for x in subject.matrices.values())
 
@@ -429,9 +434,9 @@ def run(name: str, arguments: argparse.Namespace, results: dict[str, Any], save:
             ("base + all but the word embedding", lambda key: key != EMBEDDING),
         ):
             add(label, {key: tuned[key] if exact(key) else x for key, x in base.items()}, {"bytes": None})
-    keys = {f"{label} @ {ratio:g}x": (label, ratio) for ratio in arguments.ratios for label in METHODS}
-    chosen = [key for glob in arguments.points for key in keys if fnmatch.fnmatch(key, glob) and key not in points]
     for key in dict.fromkeys(chosen):
+        if key in points:
+            continue
         label, ratio = keys[key]
         found = at_size(subject, METHODS[label][1], whole / ratio)
         if found is None:
