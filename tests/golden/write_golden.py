@@ -28,6 +28,7 @@ from stackc.core.planes import to_bytes
 from stackc.core.registry import find, find_packer
 from stackc.core.spec import PlaneSpec
 from stackc.core.stack import Branch, Leaf, Ref, stored_planes
+from stackc.core.transform import Known
 from stackc.models import open_reference
 from stackc.recipe.parse import recipe_from
 from stackc.runs.pipeline import compress_to_file
@@ -297,6 +298,44 @@ def write_shared_planes(folder: Path) -> Path:
     return path
 
 
+def write_delta(folder: Path) -> Path:
+    """Tensors of several dtypes that differ from planes of the file, which stand where a tensor of another model would."""
+    path = folder / "delta.stackc"
+    raw, zstd, context = (Leaf(find_packer(name)) for name in ("raw", "zstd", "context"))
+    flips = torch.arange(20) % 3 == 1
+    bases = {
+        "float32": weights(4, 5),
+        "float16": weights(4, 5).half(),
+        "bfloat16": weights(4, 5).bfloat16(),
+        "float64": weights(4, 5).double() / 3,
+        "int8": codes(4, 5),
+        "uint8": torch.arange(20, dtype=torch.uint8).reshape(4, 5),
+        "int64": torch.arange(20).reshape(4, 5) << 40,
+        "bool": weights(4, 5) > 0,
+    }
+    with ArtifactWriter(path, "module", None) as writer:
+        for dtype, base in bases.items():
+            spec = PlaneSpec.of(base)
+            # Of another sign here and there, else a little larger; integers differ by what wraps around.
+            change = torch.where(flips.reshape(4, 5), -1.0, 1.0 + 1 / 64) if spec.is_real else None
+            other = base ^ flips.reshape(4, 5) if change is None and dtype == "bool" else base
+            x = (base * change).to(base.dtype) if change is not None else other if dtype == "bool" else base * 3 - 100
+            for exact in (True, False) if spec.is_real else (True,):
+                delta = find("delta").stage(exact=exact)
+                stack = {"base": Ref(f"@{dtype}"), "difference": zstd if exact else raw, "far": context}
+                planes, specs = delta.encode(x, Known(shared={"base": base})), delta.plan(spec)
+                own = {plane: leaf for plane, leaf in stack.items() if plane in specs}
+                packed = [
+                    leaf.packer.pack(planes[plane], specs[plane])
+                    for plane, leaf in own.items()
+                    if isinstance(leaf, Leaf)
+                ]
+                writer.add([f"{dtype}{'' if exact else ', rounded'}"], spec, Branch(delta, own), packed)
+            writer.add_shared(f"@{dtype}", spec, raw, [raw.packer.pack(base, spec)])
+        writer.finish()
+    return path
+
+
 def write_codebook_of_a_group(folder: Path) -> Path:
     """One codebook of two tensors, and one of two others whose rows are shorter than its vectors."""
     path = folder / "codebook-3-group.stackc"
@@ -334,6 +373,7 @@ def main() -> None:
         "companions": write_companions,
         "shared-planes": write_shared_planes,
         "codebook-3-group": write_codebook_of_a_group,
+        "delta": write_delta,
     }
     for name, write_to in {**writers, **models}.items():
         if not (FOLDER / f"{name}.json").exists():
