@@ -42,7 +42,8 @@ class Known(NamedTuple):
         multiplied with, or, where they are looked up, over gradients of what the model says; shape ``(columns, columns)``,
         of rows as `stackc.core.spec.as_matrix` has them. None where there is neither, as with biases.
     shared : mapping
-        Planes of the transform that this plane has in common with others, by name; see `stackc.core.abilities.Sharing`.
+        Planes of the transform that this plane has in common with others, or that lie in another model, by name; see
+        `stackc.core.abilities.Sharing` and `stackc.core.abilities.Outside`.
     """
 
     weights: Tensor | None = None
