@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/delta/stages.py --model minilm-sst2 --finetunes runs/delta --data dev.tsv
 
 ``--model`` is the base, ``--finetunes`` the folder that ``finetune.py`` wrote, ``--data`` the rows that both predict.
-Nothing is trained, and nothing is chosen on these rows. Writes ``stages.json`` and ``stages.md`` beside this file; what
+Nothing is trained, and the numbers of the stages are not chosen on these rows. Writes ``stages.json`` and ``stages.md`` beside this file; what
 is there is not measured again.
 """
 
@@ -43,6 +43,7 @@ CASES: dict[str, tuple[list[Any], bool]] = {
     "16 components, 5 bits (recipe `delta`)": (lossy(16, 5, 0.002), False),
     "8 components, 4 bits": (lossy(8, 4, 0.003), False),
     "every bit, `auto` (recipe `delta-exact`)": (["auto"], True),
+    "every bit, `zstd` 19": ([{"use": "zstd", "level": 19}], True),
 }
 
 
