@@ -92,6 +92,8 @@ def _config(draw: Draw, name: str, spec: PlaneSpec) -> dict[str, Any]:
             return {"bits": bits, "symmetric": symmetric, "granularity": granularity, "group_size": group}
         case "cast":
             return {"to": draw.one(("float16", "bfloat16"))}
+        case "share":
+            return {"difference": draw.chance(0.5)}
         case "tcq":
             return {"states": draw.one((4, 8)), "bits": 2 + draw.below(15)}
         case _:

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 
 from stackc.core.registry import find
 from stackc.core.spec import PlaneSpec
-from stackc.core.transform import Weighted, config_fields
+from stackc.core.transform import NOTHING, Known, Weighted, config_fields
+from stackc.transforms.share import Share
 
 FOLDER = Path(__file__).parent / "fixtures"
 
@@ -49,6 +50,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "codebook@3-group": ("codebook", {"entries": 50, "dims": 4, "group": "all"}),
     "cast-float16": ("cast", {"to": "float16"}),
     "cast-bfloat16": ("cast", {"to": "bfloat16"}),
+    "share": ("share", {}),
+    "share-one": ("share", {"difference": False}),
 }
 
 
@@ -69,7 +72,10 @@ def write(case: str) -> None:
     spec = PlaneSpec.of(x)
     if not transform.settled:
         transform = transform.settle({"x": Weighted(x)})["x"]
-    planes = transform.encode(x)
+    known = NOTHING
+    if isinstance(transform, Share):
+        known = Known(shared=transform.find_common({"x": Weighted(x), "turned": Weighted(x.flip(0))}))
+    planes = transform.encode(x, known)
     if case in ROUNDED:
         planes = {plane: torch.round(values * 256) / 256 for plane, values in planes.items()}
     metadata = {
@@ -78,7 +84,7 @@ def write(case: str) -> None:
         "config": json.dumps(config_fields(transform.stored)),
         "spec": msgspec.json.encode(spec).decode(),
     }
-    tensors = {"x": x, "decoded": transform.decode(planes, spec)}
+    tensors = {"x": x, "decoded": transform.decode(planes, spec).clone()}
     tensors |= {f"planes.{plane}": values.contiguous() for plane, values in planes.items()}
     save_file(tensors, FOLDER / f"{case}.safetensors", metadata)
 
