@@ -18,12 +18,14 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 import stackc
+from stackc.reporting.shares import shares
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "coding"))
@@ -56,6 +58,12 @@ def basis(rank: int, group: str | None) -> list[dict[str, Any] | str]:
     return [{"use": "seed", "on": ATTENTION, "rank": rank, "group": group}, "int8"]
 
 
+def codebook(entries: int, group: str | None) -> list[dict[str, Any] | str]:
+    """Every four values of all attention matrices as one code."""
+    book = {"use": "codebook", "on": ATTENTION, "entries": entries, "dims": 4, "dtype": "float16", "group": group}
+    return [book, {"use": "int8", "on": "!*/codebook"}]
+
+
 def share(take: str) -> list[dict[str, Any] | str]:
     """All layers as one."""
     return [{"use": "share", "on": LAYERS, "group": "alike", "difference": False, "take": take}, "int8"]
@@ -66,6 +74,8 @@ RUNS = [
     Run("basis-64-shared", "basis", "one basis of rank 123", basis(123, "all"), ATTENTION, 150),
     Run("basis-128", "basis", "24 bases of rank 128", basis(128, None), ATTENTION, 150),
     Run("basis-128-shared", "basis", "one basis of rank 246", basis(246, "all"), ATTENTION, 150),
+    Run("codebook-256", "codebook", "24 codebooks of 256", codebook(256, None), ATTENTION, 150),
+    Run("codebook-256-shared", "codebook", "one codebook of 345", codebook(345, "all"), ATTENTION, 150),
     Run("layers", "layers", "six layers", ["int8"], LAYERS, 0),
     Run("layers-mean", "layers", "one layer, from the mean of the six", share("mean"), LAYERS, 0),
     Run("layers-first", "layers", "one layer, from the first of the six", share("first"), LAYERS, 200),
@@ -93,19 +103,14 @@ def measured(path: Path, evaluator: Evaluator, label: str) -> dict[str, Any]:
     """What a file holds and what its model does."""
     with stackc.open(path, max_bytes=1 << 30) as artifact:
         state = artifact.state_dict()
-        size = artifact.file_bytes
-        stored = {"all": 0, "attention": 0, "layers": 0}
-        shared: set[str] = set()
-        for name in artifact.specs:
-            own = sum(plane.length for plane in artifact.planes(name))
-            for part, inside in (
-                ("all", True),
-                ("attention", ".attention." in name and name.endswith("weight")),
-                ("layers", ".layer." in name),
-            ):
-                stored[part] += own if inside else 0
-            shared |= {use.plane for use in artifact.uses(name)}
-    return {"bytes": size, "own planes": stored, "shared planes": len(shared), **evaluator.measure(label, state)}
+        split = shares(artifact).tensors
+        own = {name: sum(plane.length for plane in artifact.planes(name)) for name in artifact.specs}
+        sizes = {
+            part: round(sum(own[name] + split.get(name, 0) for name in artifact.specs if fnmatch(name, pattern)))
+            for part, pattern in (("attention", ATTENTION), ("layers", LAYERS))
+        }
+        sizes = {"bytes": artifact.file_bytes, **sizes, "shared planes": len(artifact.shared)}
+    return {**sizes, **evaluator.measure(label, state)}
 
 
 def results(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
