@@ -144,11 +144,7 @@ class Share(Sharing, Trainable, frozen=True):
 
     def find_common(self, planes: Mapping[str, Weighted]) -> dict[str, Tensor]:
         """The mean of the planes, in float64, or the first of them."""
-        if self.take == "first":
-            first = next(iter(planes.values())).plane
-            require_finite(first)
-            return {"common": first.detach().clone(memory_format=torch.contiguous_format)}
-        return {"common": _mean(planes)}
+        return {"common": _mean(planes) if self.take == "mean" else _first(planes)}
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -158,6 +154,17 @@ def _wide(x: Tensor) -> Tensor:
 def _difference(x: Tensor, common: Tensor) -> Tensor:
     """Rounded once: a difference of half-precision numbers in float32 rounds as the exact one does."""
     return (_wide(x) - _wide(common)).to(common.dtype)
+
+
+def _first(planes: Mapping[str, Weighted]) -> Tensor:
+    """The first of the planes; the others are looked at too, so that what none can share is said before anything is encoded."""
+    first: Tensor | None = None
+    for weighted in planes.values():
+        require_finite(weighted.plane)
+        if first is None:
+            first = weighted.plane.detach().clone(memory_format=torch.contiguous_format)
+    assert first is not None
+    return first
 
 
 def _mean(planes: Mapping[str, Weighted]) -> Tensor:
