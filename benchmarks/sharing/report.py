@@ -1,6 +1,6 @@
 """The page of `run.py`: ``results.json`` as tables.
 
-    python benchmarks/sharing/report.py
+python benchmarks/sharing/report.py
 """
 
 from __future__ import annotations
