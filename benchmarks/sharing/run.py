@@ -37,7 +37,7 @@ ATTENTION = "*.attention.*.weight"
 LAYERS = "*.encoder.layer.*"
 PACKED = [{"use": "ans", "on": "*/codes"}, {"use": "zstd", "level": 12}]
 #: Enough to see whether training makes up for what sharing loses; a few minutes on one core.
-HEAL = {"use": "heal", "batch_size": 16, "lr": 0.0005, "holdout": 256, "evaluations": 3}
+HEAL = {"use": "heal", "batch_size": 16, "holdout": 256, "evaluations": 3}
 #: Sentences of the training file that trainings see, and that the teacher answers.
 TRAINING_ROWS = 6000
 
@@ -51,6 +51,7 @@ class Run(NamedTuple):
     stages: list[dict[str, Any] | str]
     on: str
     steps: int
+    lr: float = 0.0005
 
 
 def basis(rank: int, group: str | None) -> list[dict[str, Any] | str]:
@@ -78,13 +79,13 @@ RUNS = [
     Run("codebook-256-shared", "codebook", "one codebook of 345", codebook(345, "all"), ATTENTION, 150),
     Run("layers", "layers", "six layers", ["int8"], LAYERS, 0),
     Run("layers-mean", "layers", "one layer, from the mean of the six", share("mean"), LAYERS, 0),
-    Run("layers-first", "layers", "one layer, from the first of the six", share("first"), LAYERS, 200),
+    Run("layers-first", "layers", "one layer, from the first of the six", share("first"), LAYERS, 300, 0.0002),
 ]
 
 
 def recipe_of(run: Run, arguments: argparse.Namespace, train: Path, *, healed: bool) -> dict[str, Any]:
     """A recipe with the model and the data of the command line."""
-    heal = [{**HEAL, "on": run.on, "steps": run.steps}] if healed else []
+    heal = [{**HEAL, "on": run.on, "steps": run.steps, "lr": run.lr}] if healed else []
     task = {"name": "text-classification", "data": arguments.data, "train": str(train)}
     return {"model": arguments.model, "task": task, "stages": [*run.stages, *heal, *PACKED]}
 
