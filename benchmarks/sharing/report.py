@@ -18,19 +18,19 @@ PARTS = {
         "One basis for all attention matrices",
         "attention",
         "`seed` on the 24 matrices of 384x384, everything then as 8-bit codes. With one basis there is room for nearly twice "
-        "the rank.",
+        "the rank. The learning rate is 0.0005.",
     ),
     "codebook": (
         "One codebook for all attention matrices",
         "attention",
         "`codebook` on the same matrices, four values to a code, tables in float16; everything else as 8-bit codes. With one "
-        "table there is room for a third more entries.",
+        "table there is room for three fifths more entries. The learning rate is 0.0001.",
     ),
     "layers": (
         "One layer for all six",
         "layers",
         "`share` with `group: alike` and `difference: false` on all tensors of the layers, then 8-bit codes. These files are not "
-        "equally large: the point is what six layers become.",
+        "equally large: the point is what six layers become. The learning rate is 0.0002.",
     ),
 }
 
@@ -81,7 +81,7 @@ def page(content: dict[str, Any]) -> str:
         "",
         f"MiniLM fine-tuned on SST-2: {value:.1f} % [{low:.1f}, {high:.1f}] of {lines[0]['rows']} rows, 90,855,944 bytes; one "
         "seed. Every number is measured on the decoded file, and a share of a shared plane counts for each that uses it. "
-        "Trained is what is compared and nothing else, in steps of 16 rows at a learning rate of 0.0005.",
+        "Trained is what is compared and nothing else, in steps of 16 rows.",
         "",
     ]
     for part, (title, compared, words) in PARTS.items():
