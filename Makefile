@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= auto
 SECONDS ?= 60
 
-.PHONY: help install demo test lint types format fuzz baselines benchmark coding-benchmark claim-benchmark healing-benchmark clean
+.PHONY: help install demo test lint types format fuzz baselines benchmark coding-benchmark claim-benchmark healing-benchmark sharing-benchmark clean
 
 help:
 	@echo "make demo        compress the built-in model with recipes/prune+seed+int8.yaml"
@@ -18,6 +18,7 @@ help:
 	@echo "make benchmark   time and memory on a larger model: make benchmark MODEL=folder DATA=file.tsv"
 	@echo "make coding-benchmark   the peers side by side: make coding-benchmark MINILM=folder BERT_TINY=folder DATA=file.tsv TRAIN=file.tsv"
 	@echo "make healing-benchmark   hours of training: make healing-benchmark MODEL=folder TEACHER=folder DATA=file.tsv TRAIN=file.tsv"
+	@echo "make sharing-benchmark   planes that tensors share: make sharing-benchmark MODEL=folder DATA=file.tsv TRAIN=file.tsv"
 	@echo "make claim-benchmark   the claim's table, replayed: make claim-benchmark MODEL=folder DATA=file.tsv TRAIN=file.tsv"
 	@echo "make clean       remove the environment and caches"
 
@@ -73,6 +74,11 @@ healing-benchmark: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/healing/run.py --model $(MODEL) --teacher $(TEACHER) --data $(DATA) --train $(TRAIN)
 	$(BIN)/python benchmarks/healing/report.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/healing/step_time.py --model $(MODEL) --train $(TRAIN)
+
+sharing-benchmark: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sharing/run.py --model $(MODEL) --data $(DATA) --train $(TRAIN)
+	$(BIN)/python benchmarks/sharing/report.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sharing/step_time.py --model $(MODEL) --train $(TRAIN)
 
 claim-benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/claim/run.py --model $(MODEL) --data $(DATA) --train $(TRAIN)

@@ -1,1 +1,1 @@
-"""The compressors, one per file: transforms (prune, seed, int, cast) and packers (raw, zstd, ans)."""
+"""The compressors, one per file: transforms (prune, seed, int, cast, share) and packers (raw, zstd, ans)."""

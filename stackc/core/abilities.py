@@ -101,7 +101,13 @@ class Sharing(Transform, frozen=True):
     The planner asks for the `groups` of the planes that a stage matches, then, for each group, for what its planes have in
     common. That stands once in the program and the file. `encode` is given it as ``known.shared``, and returns it among its
     planes as it is; `decode` does not know which of its planes are shared.
+
+    A plane that has no other of its kind in its group gets planes of its own, from `encode` without ``known.shared``; unless
+    the transform does nothing for it then (``solitary`` is False), which leaves it as it is.
     """
+
+    #: Whether a plane that shares with no other is split too.
+    solitary: ClassVar[bool] = True
 
     @property
     @abc.abstractmethod

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from stackc.core.spec import PlaneSpec
-from stackc.core.stack import Stack, join
+from stackc.core.stack import Stack, join, stored_planes
 from stackc.healing.nodes import Bits, Builder, Latent, Node, Simulated, Start, Value
 from stackc.planning.trained import Hardened
 from stackc.util.lazy import torch
@@ -52,7 +52,8 @@ class TrainedTensor:
         device: torch.device | None = None,
     ) -> None:
         self.spec = spec
-        self._dense = latent == "dense" and spec.is_real
+        # A tensor that stands elsewhere as a whole has nothing of its own to train.
+        self._dense = latent == "dense" and spec.is_real and bool(stored_planes(stack, spec))
         build = Builder(start, device)
         self._root: Node = build.latent(stack, spec, "") if self._dense else build.node(stack, spec, "")
         nodes = list(self._root.walk())

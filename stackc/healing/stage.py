@@ -180,6 +180,11 @@ class Healing:
                 )
         if not any(name in places for name in tensors):
             raise PlanError(f"stages[{index}] (heal): none of the tensors that it matches is a parameter of the model")
+        if not any(tensor.parameters for tensor in tensors.values()):
+            raise PlanError(
+                f"stages[{index}] (heal): all that the tensors it matches store is shared with tensors that it does not "
+                "match, and a shared plane is trained only with all of them; match those too"
+            )
         measure = _Measure(self._program, session, index, tensors)
         with torch.no_grad():
             for tensor in plan.tensors:

@@ -316,22 +316,26 @@ def _apply(
     """Let a stage do its work on what there is; adds the planes that it makes to what there is."""
     if isinstance(stage.config, TrainingStage):
         return _train(stage, index, growing, choices)
-    tried: list[_Tried] = []
-    settled = True
+    found: list[tuple[_Growing, str, PlaneSpec, Action]] = []
     for tensor in growing:
         tensor.steps.append({})
-        for path, spec in list(tensor.open.items()):
+        for path, spec in tensor.open.items():
             plane = address(tensor.names[0], path)
             action = action_of(stage, choices, plane, tensor.places(path), spec, tensor.made_by(path), bases)
-            if action is None:
-                continue
-            refusal = action.refusal or tensor.put(path, action.config, f"stages[{index}] ({stage.use})")
-            tried.append(_Tried(tensor, path, spec, refusal))
-            if refusal is None and isinstance(action.config, Outside):
-                referred = _refer(action.config, index, tensor, spec, bases)
-                outside[referred.name] = referred
-            if refusal is None and isinstance(action.config, Transform):
-                settled &= action.config.settled
+            if action is not None:
+                found.append((tensor, path, spec, action))
+    alone = _alone(stage, found)
+    tried: list[_Tried] = []
+    settled = True
+    for tensor, path, spec, action in found:
+        refusal = action.refusal or (_ALONE if address(tensor.names[0], path) in alone else None)
+        refusal = refusal or tensor.put(path, action.config, f"stages[{index}] ({stage.use})")
+        tried.append(_Tried(tensor, path, spec, refusal))
+        if refusal is None and isinstance(action.config, Outside):
+            referred = _refer(action.config, index, tensor, spec, bases)
+            outside[referred.name] = referred
+        if refusal is None and isinstance(action.config, Transform):
+            settled &= action.config.settled
     shared = _share(stage, index, [one for one in tried if one.refusal is None])
     for tensor in growing:
         tensor.stacks.append(tensor.stack)
@@ -355,30 +359,60 @@ def _refer(config: Outside, index: int, tensor: _Growing, spec: PlaneSpec, bases
     return OutsidePlane(name, spec, config.base, there, index)
 
 
+#: Why a stage that only shares leaves a plane as it is.
+_ALONE = "no other plane of its group has its shape and dtype, so it has nothing in common with one"
+
+#: Addresses of planes by what they share: the name of a group, that of the shared plane, and its spec.
+_Users = Mapping[tuple[str, str, PlaneSpec], list[str]]
+
+
+def _users(stage: Stage, planes: Mapping[str, tuple[Transform | Packer, PlaneSpec]]) -> _Users:
+    """Which planes that a stage splits would have what in common; given is what splits each of them, and its spec.
+
+    Matrices of other widths have nothing in common: each kind of plane stands for itself.
+    """
+    found: dict[tuple[str, str, PlaneSpec], list[str]] = {}
+    if not isinstance(stage.config, Sharing) or not stage.config.common:
+        return found
+    for group, members in stage.config.groups(list(planes)).items():
+        for member in members:
+            config, its = planes[member]
+            assert isinstance(config, Sharing)
+            for plane, spec in plan_of(config, its).items():
+                if plane in config.common:
+                    found.setdefault((group, plane, spec), []).append(member)
+    return found
+
+
+def _alone(stage: Stage, found: Sequence[tuple[_Growing, str, PlaneSpec, Action]]) -> set[str]:
+    """Planes that a stage would split to no end, as they share with no other."""
+    if not isinstance(stage.config, Sharing) or stage.config.solitary:
+        return set()
+    fitting = {
+        address(tensor.names[0], path): (action.config, spec)
+        for tensor, path, spec, action in found
+        if action.refusal is None
+    }
+    several = {member for members in _users(stage, fitting).values() if len(members) > 1 for member in members}
+    return set(fitting) - several
+
+
 def _share(stage: Stage, index: int, made: Sequence[_Tried]) -> list[_Growing]:
     """The planes that what a stage has just split has in common, group by group."""
-    if not isinstance(stage.config, Sharing) or not stage.config.common:
-        return []
     by_plane = {one.plane: one for one in made}
+    users = _users(stage, {plane: (one.tensor.steps[index][one.path], one.spec) for plane, one in by_plane.items()})
     found: dict[str, _Growing] = {}
-    for group, members in stage.config.groups(list(by_plane)).items():
-        # Matrices of other widths have nothing in common: each kind of plane stands for itself, if it has several users.
-        kinds: dict[tuple[str, PlaneSpec], list[tuple[_Growing, str]]] = {}
-        for one in map(by_plane.__getitem__, members):
-            config = one.tensor.steps[index][one.path]
-            assert isinstance(config, Sharing)
-            for plane, spec in plan_of(config, one.spec).items():
-                if plane in config.common:
-                    kinds.setdefault((plane, spec), []).append((one.tensor, join(one.path, plane)))
-        for (plane, spec), users in kinds.items():
-            if len(users) == 1:
-                continue
-            same = sum(name.startswith(f"@{index}.{group}.{plane}") for name in found)
-            name = f"@{index}.{group}.{plane}" + (f".{same + 1}" if same else "")
-            places = tuple(place for tensor, path in users for place in tensor.places(path))
-            found[name] = _Growing((name,), spec, users[0][0].default, places, index, stage.config)
-            for tensor, path in users:
-                tensor.share(path, name)
+    for (group, plane, spec), members in users.items():
+        if len(members) == 1:
+            continue
+        assert isinstance(stage.config, Sharing)
+        same = sum(name.startswith(f"@{index}.{group}.{plane}") for name in found)
+        name = f"@{index}.{group}.{plane}" + (f".{same + 1}" if same else "")
+        uses = [(by_plane[member].tensor, join(by_plane[member].path, plane)) for member in members]
+        places = tuple(place for tensor, path in uses for place in tensor.places(path))
+        found[name] = _Growing((name,), spec, uses[0][0].default, places, index, stage.config)
+        for tensor, path in uses:
+            tensor.share(path, name)
     return list(found.values())
 
 

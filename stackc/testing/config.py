@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from stackc.core.packer import Packer
@@ -27,7 +29,7 @@ def check_config(stage: Transform | Packer) -> None:
     require(
         type(version) is int and version >= 1, f"{kind.__name__}.version must be an integer from 1, it is {version!r}"
     )
-    config = msgspec.to_builtins(stage)
+    config = _with_lists(msgspec.to_builtins(stage))
     wired = msgspec.json.decode(msgspec.json.encode(config))
     require(wired == config, f"the configuration {config} of {kind.__name__} changes when written as JSON, to {wired}")
     copy = msgspec.convert(wired, kind)
@@ -53,3 +55,10 @@ def check_config(stage: Transform | Packer) -> None:
         except Exception as error:
             raise AssertionError(f"setting {kind.__name__}.{field.name} raises {said(error)}") from error
         raise AssertionError(f"{kind.__name__}.{field.name} can be set; declare the class with frozen=True")
+
+
+def _with_lists(value: Any) -> Any:
+    """Plain data with lists for tuples, which JSON does not tell apart."""
+    if isinstance(value, dict):
+        return {key: _with_lists(item) for key, item in value.items()}
+    return [_with_lists(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -386,6 +386,15 @@ def rebuild_cast(planes: list[np.ndarray], spec: Spec, **_: Any) -> np.ndarray:
     return convert(planes[0], spec.dtype)
 
 
+def plan_share(spec: Spec, difference: bool) -> list[Spec]:
+    need(spec.dtype in REAL and type(difference) is bool, "share")
+    return [spec, spec] if difference else [spec]
+
+
+def rebuild_share(planes: list[np.ndarray], spec: Spec, **_: Any) -> np.ndarray:
+    return limit(sum(plane.astype(spec.wide) for plane in planes), spec.dtype)
+
+
 TRELLIS = {
     4: {0: (0, 2, 1, 3), 1: (2, 0, 3, 1)},
     8: {0: (0, 2, 4, 6, 5, 7, 1, 3), 1: (2, 0, 6, 4, 7, 5, 3, 1)},
@@ -1001,6 +1010,7 @@ TRANSFORMS: dict[tuple[str, int], tuple[Callable[..., list[Spec]], Callable[...,
     **{("int", n): (partial(plan_int, version=n), partial(rebuild_int, version=n)) for n in (1, 2)},
     ("cast", 1): (plan_cast, rebuild_cast),
     ("delta", 1): (plan_delta, rebuild_delta),
+    ("share", 1): (plan_share, rebuild_share),
     **{("codebook", n): (partial(plan_codebook, version=n), partial(rebuild_codebook, version=n)) for n in (1, 2, 3)},
     ("tcq", 1): (plan_tcq, rebuild_tcq),
 }

@@ -22,7 +22,21 @@ TEXTS = [
     *("float32", "float64", "int8", "bool", "AAAAAA==", "AAAAAAAAAAA=", "!!!!", "prune", "seed", "int", "cast", "tcq"),
     *("codebook", "raw", "zstd", "ans", "floats", "context", "fp16", "heal", "none"),
 ]
-STAGES = ["prune", "seed", "int", "cast", "tcq", "codebook", "delta", "raw", "zstd", "ans", "floats", "context"]
+STAGES = [
+    "prune",
+    "seed",
+    "int",
+    "cast",
+    "share",
+    "tcq",
+    "codebook",
+    "delta",
+    "raw",
+    "zstd",
+    "ans",
+    "floats",
+    "context",
+]
 TOKENS = [
     *(b"", b"\0", b"\xff", b"\x80", b"\x7f", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\x80\x7f", b"\0\0\xc0\x7f"),
     *(b"\x20", b"\x40", b"\x01", b"\x02", b"\x03", b"\x08", b"\x10", b"\x18", b"\xf8\xff", b"\x28\xb5\x2f\xfd"),

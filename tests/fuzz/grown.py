@@ -32,7 +32,7 @@ def grown(draw: Draw) -> Parts:
 
 def _node(draw: Draw, spec: PlaneSpec, pieces: list[bytes], ones: int | None, depth: int) -> list[Any]:
     if depth and ones is None and spec.is_real and draw.chance(0.8):
-        name = draw.one(STAGES[:7])
+        name = draw.one(STAGES[:8])
         config = _config(draw, name, spec)
         try:
             stage = msgspec.convert(config, find_format(name, 1))
@@ -94,6 +94,8 @@ def _config(draw: Draw, name: str, spec: PlaneSpec) -> dict[str, Any]:
             return {"to": draw.one(("float16", "bfloat16"))}
         case "delta":
             return {"exact": draw.chance(0.5)}
+        case "share":
+            return {"difference": draw.chance(0.5)}
         case "tcq":
             return {"states": draw.one((4, 8)), "bits": 2 + draw.below(15)}
         case _:

@@ -336,6 +336,27 @@ def write_delta(folder: Path) -> Path:
     return path
 
 
+def write_share(folder: Path) -> Path:
+    """Tensors that are a common plane and a difference, or that plane alone, in every real dtype."""
+    path = folder / "share.stackc"
+    raw = Leaf(find_packer("raw"))
+    with ArtifactWriter(path, "module", None) as writer:
+        for dtype in ("float32", "float64", "float16", "bfloat16"):
+            spec, name = PlaneSpec((5, 4), dtype), f"@{dtype}"
+            common, *differences = weights(15, 4).to(getattr(torch, dtype)).split(5)
+            for number, difference in enumerate(differences):
+                stack = Branch(find("share").stage(), {"common": Ref(name), "difference": raw})
+                writer.add([f"{dtype}.{number}"], spec, stack, [to_bytes(difference)])
+            one = Branch(find("share").stage(difference=False), {"common": Ref(name)})
+            writer.add([f"{dtype}.tied"], spec, one, [])
+            writer.add_shared(name, spec, raw, [to_bytes(common)])
+        largest = torch.full((2,), torch.finfo(torch.float16).max, dtype=torch.float16)
+        both = Branch(find("share").stage(), {"common": raw, "difference": raw})
+        writer.add(["beyond"], PlaneSpec((2,), "float16"), both, [to_bytes(largest)] * 2)
+        writer.finish()
+    return path
+
+
 def write_codebook_of_a_group(folder: Path) -> Path:
     """One codebook of two tensors, and one of two others whose rows are shorter than its vectors."""
     path = folder / "codebook-3-group.stackc"
@@ -372,6 +393,7 @@ def main() -> None:
         "whole-model": write_whole_model,
         "companions": write_companions,
         "shared-planes": write_shared_planes,
+        "share": write_share,
         "codebook-3-group": write_codebook_of_a_group,
         "delta": write_delta,
     }

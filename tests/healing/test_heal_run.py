@@ -66,9 +66,10 @@ def only(report: Report) -> HealingSummary:
         [{"use": "prune", "on": "*.weight", "sparsity": 0.5}, {"use": "int", "on": "*/values", "bits": 4}],
         [{"use": "seed", "on": "*{word,position}_embeddings.weight", "rank": 3}, INT2],
         [{"use": "codebook", "on": "*.weight", "entries": 4}],
+        [{"use": "share", "on": "*.layer.*", "difference": False}, "int8"],
         [{"use": "seed", "on": "*.dense.weight", "rank": 3}, {"use": "tcq", "on": "*/scores", "step": 0.5}],
     ],
-    ids=["int", "prune + int", "seed + int", "codebook", "seed + tcq"],
+    ids=["int", "prune + int", "seed + int", "codebook", "layers that are one", "seed + tcq"],
 )
 def test_a_healed_file_answers_more_like_the_reference(compress, stages: list[Any], latent: str) -> None:
     heal = {**HEAL, "latent": latent, "lr": 5e-3 if latent == "planes" else 2e-3}
@@ -506,6 +507,14 @@ def test_a_teacher_of_another_task(tmp_path: Path, compress) -> None:
 def test_planes_are_not_what_is_trained(compress, on: str) -> None:
     said = refusal(compress, INT2, {**HEAL, "on": on}, error=PlanError)
     assert f"stages[1] (heal) on {on} matches no tensor of real numbers; it trains whole tensors" in said
+
+
+def test_what_others_share_is_not_trained_for_one(compress) -> None:
+    one = {"use": "share", "on": "*.layer.*", "difference": False}
+    said = refusal(compress, one, {**HEAL, "on": "*.layer.0.*"}, error=PlanError)
+    assert (
+        "stages[1] (heal): all that the tensors it matches store is shared with tensors that it does not match" in said
+    )
 
 
 def test_too_much_is_held_out(compress) -> None:

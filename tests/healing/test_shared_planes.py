@@ -42,8 +42,11 @@ GROUPS: dict[str, tuple[dict[str, Any], ...]] = {
         {"use": "codebook", "entries": 7, "on": "*/basis", "group": "all"},
         {"use": "int", "on": "*/scores", "bits": 6},
     ),
+    "share": ({"use": "share", "group": "all"}, {"use": "int", "on": "*/{common,difference}", "bits": 6}),
+    "share, seed": ({"use": "share", "group": "all"}, {"use": "seed", "on": "*/difference", "rank": 3, "group": "all"}),
+    "share, without difference": ({"use": "share", "difference": False, "group": "all"}, "int8"),
 }
-USERS = {"a.0": (20, 9), "a.1": (11, 9), "b.0": (13, 9), "b.1": (6, 9)}
+USERS = {"a.0": (20, 9), "a.1": (11, 9), "b.0": (20, 9), "b.1": (11, 9)}
 
 
 class Group:

@@ -22,6 +22,7 @@ from stackc.core.abilities import Outside
 from stackc.core.registry import find
 from stackc.core.spec import PlaneSpec
 from stackc.core.transform import NOTHING, Known, Weighted, config_fields
+from stackc.transforms.share import Share
 
 FOLDER = Path(__file__).parent / "fixtures"
 
@@ -52,6 +53,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "delta-exact": ("delta", {"exact": True}),
     "cast-float16": ("cast", {"to": "float16"}),
     "cast-bfloat16": ("cast", {"to": "bfloat16"}),
+    "share": ("share", {}),
+    "share-one": ("share", {"difference": False}),
 }
 
 
@@ -78,6 +81,8 @@ def write(case: str) -> None:
     if not transform.settled:
         transform = transform.settle({"x": Weighted(x)})["x"]
     known = Known(shared={transform.outside: other_plane(x)}) if isinstance(transform, Outside) else NOTHING
+    if isinstance(transform, Share):
+        known = Known(shared=transform.find_common({"x": Weighted(x), "turned": Weighted(x.flip(0))}))
     planes = transform.encode(x, known)
     if case in ROUNDED:
         planes = {plane: torch.round(values * 256) / 256 for plane, values in planes.items()}
@@ -87,7 +92,7 @@ def write(case: str) -> None:
         "config": json.dumps(config_fields(transform.stored)),
         "spec": msgspec.json.encode(spec).decode(),
     }
-    tensors = {"x": x, "decoded": transform.decode(planes, spec)}
+    tensors = {"x": x, "decoded": transform.decode(planes, spec).clone()}
     tensors |= {f"planes.{plane}": values.contiguous() for plane, values in planes.items()}
     save_file(tensors, FOLDER / f"{case}.safetensors", metadata)
 

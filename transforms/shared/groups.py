@@ -10,17 +10,20 @@ import msgspec
 
 from stackc.util.patterns import matches
 
+_Grouping = Literal["all", "alike"] | tuple[str, ...]
+_MEANING = msgspec.Meta(
+    description="planes that have this in common: all, alike (the same names but for numbers), or a list of patterns "
+    "with a group for each"
+)
+
 #: ``all`` planes of a stage, those whose names are ``alike`` but for numbers, or those that each pattern matches.
-Group = Annotated[
-    Literal["all", "alike"] | tuple[str, ...] | None,
-    msgspec.Meta(
-        description="planes that have this in common: all, alike (the same names but for numbers), or a list of patterns "
-        "with a group for each"
-    ),
-]
+Grouping = Annotated[_Grouping, _MEANING]
+
+#: The same, or None where every plane stands for itself.
+Group = Annotated[_Grouping | None, _MEANING]
 
 
-def grouped(names: Sequence[str], group: Literal["all", "alike"] | tuple[str, ...] | None) -> dict[str, list[str]]:
+def grouped(names: Sequence[str], group: _Grouping | None) -> dict[str, list[str]]:
     """Addresses of planes by group; what no group takes has nothing in common with others.
 
     Examples
@@ -39,7 +42,7 @@ def grouped(names: Sequence[str], group: Literal["all", "alike"] | tuple[str, ..
     return found
 
 
-def _group_of(name: str, group: Literal["all", "alike"] | tuple[str, ...] | None) -> str | None:
+def _group_of(name: str, group: _Grouping | None) -> str | None:
     if group == "alike":
         return re.sub(r"\d+", "N", name).replace("/", ".")
     if isinstance(group, str) or group is None:
