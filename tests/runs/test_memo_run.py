@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 import stackc
@@ -131,7 +131,7 @@ def test_shared_planes_begin_where_a_run_differs(
 def test_changed_inputs_are_not_mistaken(
     counted: Counted, recipe: dict[str, Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One number of one weight, one training text, a seed, a size: each result is that of a run without a memory."""
+    """One number of one weight, one training text, a size: each result is that of a run without a memory."""
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     task = dict(recipe["task"])
@@ -155,7 +155,6 @@ def test_changed_inputs_are_not_mistaken(
     changes = {
         "weight": change_weight,
         "text": change_text,
-        "seed": lambda: recipe.update(seed=7),
         "size": lambda: recipe.update(allocate={"ratio": 2.5}),
     }
     for name, change in changes.items():
@@ -177,7 +176,7 @@ stackc.run(recipe, model, output=output, resume=True)
 
 
 def test_a_killed_run_ends_with_the_same_bytes(recipe: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
-    """Killed at two moments; `benchmarks/memo/run.py` does it at ten random ones."""
+    """Killed once; `benchmarks/memo/run.py` does it at ten random moments."""
     environment = {**os.environ, "STACKC_CACHE_SIZE": "1GB", "STACKC_CACHE": str(tmp_path / "cache")}
     # machine code of kernels is kept where all tests have it
     environment.setdefault("NUMBA_CACHE_DIR", str(Path(os.environ["STACKC_CACHE"]) / "numba"))
@@ -189,17 +188,12 @@ def test_a_killed_run_ends_with_the_same_bytes(recipe: dict[str, Any], tiny_mode
     begin = time.monotonic()
     assert start("whole", "other").wait() == 0
     seconds = time.monotonic() - begin
-    for moment in (0.6, 0.9):
-        process = start("killed", "cache")
-        try:
-            process.wait(seconds * moment)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        if (tmp_path / "killed").is_dir():
-            break
-    else:
+    process = start("killed", "cache")
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.8 * seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not (tmp_path / "killed").is_dir():
         assert start("killed", "cache").wait() == 0
     for name in ("model.stackc", "recipe.lock.yaml"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert torch.equal(*(stackc.open(tmp_path / n / "model.stackc")["classifier.weight"] for n in ("whole", "killed")))

@@ -197,7 +197,6 @@ def test_a_full_disk(tmp_path, model: str, monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(errno.ENOSPC, "No space left on device")
 
     for target in (
-        "stackc.artifact.writer.shutil.copyfileobj",
         "stackc.artifact.writer.os.fsync",
         "pathlib.Path.write_text",
     ):

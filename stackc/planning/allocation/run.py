@@ -171,12 +171,6 @@ def allocate(program: Program, session: Session) -> Allocation | KnownAllocation
         raise RecipeError(
             f"the lock holds no choices for stages[{stages[0]}] ({recipe.stages[stages[0]].use}); remove the 'lock' key"
         )
-    if program.plan.shared:
-        maker = program.plan.shared[0].maker
-        raise PlanError(
-            f"stages[{maker}] ({recipe.stages[maker].use}) makes planes that tensors share, and the rate allocation chooses for "
-            "each tensor alone; leave out the group, or give numbers for what is auto"
-        )
     target = recipe.allocate.budget(reference.nbytes)
     program = settle(program, session, until=stages[0])
     pool = _pool(program.plan, task, reference)

@@ -132,13 +132,6 @@ def test_targets_out_of_reach_are_refused_with_the_range(size, what):
         compressed([_INT, "zstd"], target_bytes=size)
 
 
-def test_planes_that_tensors_share_are_refused():
-    with pytest.raises(
-        PlanError, match=r"stages\[0\] \(codebook\) makes planes that tensors share.*leave out the group"
-    ):
-        compressed([{"use": "codebook", "on": "*.bias", "group": "all"}, _INT, "zstd"], target_ratio=5)
-
-
 def test_fisher_without_training_rows_is_refused(tiny_model, tiny_task):
     task = {key: value for key, value in tiny_task.items() if key != "train"}
     with pytest.raises(DataError, match=r"allocate: the task has no training texts: .*sensitivity: weight-error"):
