@@ -31,12 +31,13 @@ HEADED = [
 ]
 ALLOCATED: dict[str, Any] = {
     "task": TASK,
-    "allocate": {"ratio": 40},
+    "allocate": {"ratio": 25},
     "calibration": {"rows": 64},
     "stages": [
         {"use": "seed", "on": "*word_embeddings.weight", "rank": "auto", "calibrated": True},
-        {"use": "int", "on": ["*/scores", "*.weight"], "step": "auto"},
-        {"use": "heal", "steps": 60, "batch_size": 16, "evaluations": 3},
+        {"use": "int", "on": "*/{scores,basis}", "bits": 6},
+        {"use": "int8", "on": "*.weight"},
+        {"use": "heal", "steps": 40, "batch_size": 16, "evaluations": 2},
         "context",
         "floats",
     ],
