@@ -131,7 +131,7 @@ def test_shared_planes_begin_where_a_run_differs(
 def test_changed_inputs_are_not_mistaken(
     counted: Counted, recipe: dict[str, Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One number of one weight, one training text, a size: each result is that of a run without a memory."""
+    """One number of one weight, one training text: each result is that of a run without a memory."""
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     task = dict(recipe["task"])
@@ -155,7 +155,6 @@ def test_changed_inputs_are_not_mistaken(
     changes = {
         "weight": change_weight,
         "text": change_text,
-        "size": lambda: recipe.update(allocate={"ratio": 2.5}),
     }
     for name, change in changes.items():
         change()
