@@ -18,6 +18,7 @@ tensor can still be read and checked without the others.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import zlib
@@ -46,6 +47,7 @@ _CRC = struct.Struct("<I")
 HEADER_BYTES = len(MAGIC) + 1 + _LENGTHS.size + _CRC.size
 
 
+@functools.lru_cache(maxsize=8)  # every file of a run holds the same companions
 def compress(content: bytes) -> bytes:
     """One zstd frame that states neither its content's size nor a checksum: the manifest holds both."""
     parameters = zstandard.ZstdCompressionParameters.from_level(
