@@ -26,6 +26,12 @@ PARTS = {
         "`codebook` on the same matrices, four values to a code, tables in float16; everything else as 8-bit codes. With one "
         "table there is room for three fifths more entries. The learning rate is 0.0001.",
     ),
+    "books": (
+        "One codebook for all layers",
+        "layers",
+        "The same on all 36 matrices of the layers, in which one table makes less of a difference: there is room for a sixth more "
+        "entries.",
+    ),
     "layers": (
         "One layer for all six",
         "layers",

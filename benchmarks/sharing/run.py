@@ -35,6 +35,8 @@ from machine import describe_machine  # noqa: E402
 
 ATTENTION = "*.attention.*.weight"
 LAYERS = "*.encoder.layer.*"
+#: The matrices of the layers.
+MATRICES = ["*.attention.self.*.weight", "*.encoder.layer.*dense.weight"]
 PACKED = [{"use": "ans", "on": "*/codes"}, {"use": "zstd", "level": 12}]
 #: Enough to see whether training makes up for what sharing loses; a few minutes on one core.
 HEAL = {"use": "heal", "batch_size": 16, "holdout": 256, "evaluations": 3}
@@ -49,7 +51,7 @@ class Run(NamedTuple):
     part: str
     label: str
     stages: list[dict[str, Any] | str]
-    on: str
+    on: str | list[str]
     steps: int
     lr: float = 0.0005
 
@@ -59,9 +61,9 @@ def basis(rank: int, group: str | None) -> list[dict[str, Any] | str]:
     return [{"use": "seed", "on": ATTENTION, "rank": rank, "group": group}, "int8"]
 
 
-def codebook(entries: int, group: str | None) -> list[dict[str, Any] | str]:
-    """Every four values of all attention matrices as one code."""
-    book = {"use": "codebook", "on": ATTENTION, "entries": entries, "dims": 4, "dtype": "float16", "group": group}
+def codebook(entries: int, group: str | None, on: str | list[str] = ATTENTION) -> list[dict[str, Any] | str]:
+    """Every four values of matrices as one code."""
+    book = {"use": "codebook", "on": on, "entries": entries, "dims": 4, "dtype": "float16", "group": group}
     return [book, {"use": "int8", "on": "!*/codebook"}]
 
 
@@ -77,6 +79,8 @@ RUNS = [
     Run("basis-128-shared", "basis", "one basis of rank 246", basis(246, "all"), ATTENTION, 150),
     Run("codebook-256", "codebook", "24 codebooks of 256", codebook(256, None), ATTENTION, 60, 0.0001),
     Run("codebook-256-shared", "codebook", "one codebook of 415", codebook(415, "all"), ATTENTION, 60, 0.0001),
+    Run("book-256", "books", "36 codebooks of 256", codebook(256, None, MATRICES), MATRICES, 60, 0.0001),
+    Run("book-256-shared", "books", "one codebook of 297", codebook(297, "all", MATRICES), MATRICES, 60, 0.0001),
     Run("layers", "layers", "six layers", ["int8"], LAYERS, 0),
     Run("layers-mean", "layers", "one layer, from the mean of the six", share("mean"), LAYERS, 0),
     Run("layers-first", "layers", "one layer, from the first of the six", share("first"), LAYERS, 300, 0.0002),
