@@ -50,6 +50,8 @@ class EncodedModel(NamedTuple):
         Packers that stages such as ``auto`` chose in their own place, by stage and address of the plane.
     zeroed : list of Zeroed
         What stages turned to zero in side information, for every plane where they did.
+    recalled : int
+        How many of the files are from an earlier run.
     """
 
     file_bytes: list[int]
@@ -62,6 +64,7 @@ class EncodedModel(NamedTuple):
     peaks: dict[str, int]
     packers: dict[int, dict[str, Packer]]
     zeroed: list[Zeroed]
+    recalled: int
 
 
 def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> EncodedModel:
@@ -84,10 +87,11 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
     files = StageFiles(program, session, paths)
     lossless = session.memo.recall("lossless", lossless_key := _lossless_key(session))
     if files.complete is not None and lossless is not None:
-        return _recalled(files.records, int(lossless))
+        return _recalled(files.records, int(lossless), files.recalled)
     plan, reference = program.plan, session.reference
     if files.complete is not None:
         files.records.pop()
+    recalled = files.recalled
     first = files.done or len(plan.stages) - len(paths)
     paths = paths[len(files.records) :]
     kept, tokenizer = reference.companion_contents(), reference.tokenizer_contents()
@@ -160,10 +164,10 @@ def encode_model(program: Program, session: Session, paths: Sequence[Path]) -> E
         record = StageRecord(size, seconds[: stage + 1], peaks, until, result if path is paths[-1] else None)
         files.keep(stage, path, record)
         records.append(record)
-    return _recalled(records, lossless_payload)
+    return _recalled(records, lossless_payload, recalled)
 
 
-def _recalled(records: Sequence[StageRecord], lossless_payload: int) -> EncodedModel:
+def _recalled(records: Sequence[StageRecord], lossless_payload: int, recalled: int) -> EncodedModel:
     """What the records of all files say together."""
     last = records[-1]
     result = last.result
@@ -180,6 +184,7 @@ def _recalled(records: Sequence[StageRecord], lossless_payload: int) -> EncodedM
         last.peaks,
         {stage: {plane: unnamed(one) for plane, one in chosen.items()} for stage, chosen in result.packers.items()},
         last.zeroed,
+        recalled,
     )
 
 

@@ -123,6 +123,8 @@ class Session:
         Of all that results depend on beside the program.
     trainings : dict
         By stage, the keys of what trainings have left.
+    own : set
+        Keys of the files that this session made itself.
     clock : Clock
         Seconds of the parts of the run.
     resources : ExitStack
@@ -151,6 +153,7 @@ class Session:
         self.memo = memo or Memo()
         self.key = ""
         self.trainings: dict[int, str] = {}
+        self.own: set[str] = set()
         self.clock = Clock()
         self.resources = ExitStack()
 

@@ -90,6 +90,12 @@ class StageFiles:
             self.records = []
 
     @property
+    def recalled(self) -> int:
+        """How many of the files are from an earlier run, and not from an earlier pass of this one."""
+        keys = (prefix_key(self._program, self._session, self._first + n + 1) for n in range(len(self.records)))
+        return sum(key not in self._session.own for key in keys)
+
+    @property
     def done(self) -> int:
         """How many stages are behind what is there; 0 if nothing is."""
         return self._first + len(self.records) if self.records else 0
@@ -141,6 +147,7 @@ class StageFiles:
         memo = self._session.memo
         key = prefix_key(self._program, self._session, stage + 1)
         if memo.active and _SHARE * record.file_bytes <= memo.most_bytes:
+            self._session.own.add(key)
             memo.keep_file("file", key, path)
             memo.keep("file-record", key, msgspec.msgpack.encode(record))
 

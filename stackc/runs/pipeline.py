@@ -276,10 +276,20 @@ def _report(program: Program, run: RunSession, path: Path) -> Report:
         ),
         seconds=run.clock.seconds,
         versions=versions(),
-        notes=[*run.notes, *size_notes(recipe, size), *lock_notes(recipe, digest)],
+        notes=[*run.notes, *_recall_notes(encoded), *size_notes(recipe, size), *lock_notes(recipe, digest)],
         healing=run.healed,
         allocation=run.allocation.summary(size) if run.allocation is not None else None,
     )
+
+
+def _recall_notes(encoded: EncodedModel) -> list[str]:
+    if not encoded.recalled:
+        return []
+    files, total = encoded.recalled, len(encoded.file_bytes)
+    return [
+        f"{files} of {total} stage files {'is' if files == 1 else 'are'} from an earlier run on the same model, data and code, and "
+        "so are their times; 'stackc cache' shows what is kept"
+    ]
 
 
 def _lock(program: Program, run: RunSession, digest: str) -> str:
