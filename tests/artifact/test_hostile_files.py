@@ -24,9 +24,8 @@ from tests.helpers.limited import Outcome, read_limited
 #: What a process may take beyond its imports; the dearest file that is allowed at a few bytes takes about 350 MB.
 MEMORY = 1 << 30
 SECONDS = 20
-#: What refusing a file may take. The most of it is library code that a forked child touches anew, 10 to 70 MB of it,
-#: as the system sees fit; the files ask for hundreds of megabytes and more.
-REFUSED = 160 << 20
+#: What refusing a file may take.
+REFUSED = 64 << 20
 
 #: Files of a hundred bytes that ask for nearly all that such a file may ask for.
 DEAR = {

@@ -26,7 +26,7 @@ class Outcome(msgspec.Struct):
     seconds : float
         Time in the child.
     grown : int
-        Bytes by which the child grew.
+        Bytes by which the child grew at most, but for code of libraries: a fork maps it anew, as much as the system sees fit.
     connected : list of str
         What the child tried to connect to.
     """
@@ -79,13 +79,13 @@ def _outcome(path: Path) -> Outcome:
 
     for owner, function in ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo")):
         setattr(owner, function, refuse)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, code, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, _mapped(), time.monotonic()
     error: BaseException | None = None
     try:
         use_everything(path)
     except BaseException as caught:  # noqa: BLE001 -- a panic of a Rust library is not an Exception
         error = caught
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before - max(_mapped() - code, 0)
     return Outcome(
         type(error).__name__ if error else "",
         str(error) if error else "",
@@ -93,6 +93,12 @@ def _outcome(path: Path) -> Outcome:
         1024 * grown,
         connected,
     )
+
+
+def _mapped() -> int:
+    """Kilobytes of files that are mapped into memory, which is mostly code."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile:"))
 
 
 def _in_child(path: Path, memory: int, seconds: int) -> Outcome:

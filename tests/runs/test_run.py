@@ -197,6 +197,7 @@ def test_a_full_disk(tmp_path, model: str, monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(errno.ENOSPC, "No space left on device")
 
     for target in (
+        "stackc.artifact.writer._Spool.pieces",
         "stackc.artifact.writer.os.fsync",
         "pathlib.Path.write_text",
     ):
